@@ -1,0 +1,230 @@
+//! The arguments.
+
+use std::ffi::{OsStr, OsString};
+use std::num::NonZero;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use backuptool::object::{ChunkSizes, HashAlgorithm};
+use backuptool::store::batch::SyncMethod;
+use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use super::environment;
+
+/// Where the repository is unless something else is said.
+pub(super) const DEFAULT_REPOSITORY: &str = "./backup-repo";
+
+/// Numbered, deduplicated, compressed, incremental snapshots of a directory
+#[derive(Parser)]
+#[command(
+    name = "backuptool",
+    version,
+    max_term_width = 100,
+    after_help = "A snapshot is addressed as N, latest or latest~2, and what is in it as N:path/inside.\n\
+                  Exit codes: 0 done; 1 failed; 2 wrong usage; 3 done, but some files could not be read or restored \
+                  (all are listed); 4 check found damage; 10 no repository there; 11 the repository is locked."
+)]
+pub(super) struct Cli {
+    #[command(flatten)]
+    pub(super) global: Global,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+/// Options of every command.
+#[derive(Args)]
+pub(super) struct Global {
+    /// The repository [default: ./backup-repo]
+    #[arg(short, long, global = true, value_name = "DIR", env = "BACKUPTOOL_REPO", hide_env_values = true, value_parser = path())]
+    pub(super) repo: Option<PathBuf>,
+    /// Print JSON lines on standard output and nothing else there
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+    /// Print no progress and no summary
+    #[arg(short, long, global = true)]
+    pub(super) quiet: bool,
+    /// How long to wait while others have the repository locked: 30s, 5m, 1h
+    #[arg(long, global = true, value_name = "TIME", default_value = "1m", value_parser = parse_duration)]
+    pub(super) lock_wait: Duration,
+    /// How many threads to use [default: one a core]
+    #[arg(long, global = true, value_name = "N")]
+    pub(super) threads: Option<NonZero<usize>>,
+}
+
+#[derive(Subcommand)]
+pub(super) enum Command {
+    /// Make a repository
+    Init(Init),
+    /// Store a directory as it is now
+    Snapshot(Snapshot),
+    /// Show the snapshots
+    List,
+    /// Write a snapshot, or some paths of it, into a new or empty directory
+    Restore(Restore),
+    /// Remove snapshots, and what only they needed
+    Prune(Prune),
+    /// Read and verify everything
+    Check,
+}
+
+#[derive(Args)]
+pub(super) struct Init {
+    /// The hash that names what is stored
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) hash: Hash,
+    /// The average size of the pieces that large files are cut into, a power of two from 16K to 4M; fixed for the life
+    /// of the repository
+    #[arg(long, value_name = "SIZE", default_value = "64K", value_parser = parse_chunk_size)]
+    pub(super) chunk_size: ChunkSizes,
+}
+
+#[derive(Args)]
+#[group(skip)]
+pub(super) struct Snapshot {
+    /// The directory to store
+    #[arg(long, value_name = "DIR", required_unless_present = "directory", value_parser = path())]
+    pub(super) target_directory: Option<PathBuf>,
+    /// The same as --target-directory
+    #[arg(value_name = "DIR", conflicts_with = "target_directory", value_parser = path())]
+    pub(super) directory: Option<PathBuf>,
+    /// Exit with 3 also when a file changed each time it was read
+    #[arg(long)]
+    pub(super) strict: bool,
+    /// Take the snapshot even if the directory is empty and its last snapshot was not
+    #[arg(long)]
+    pub(super) allow_empty: bool,
+    /// How written data is made durable: the whole file system at once, each file by itself, or as the file system
+    /// allows
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) fsync: Fsync,
+}
+
+#[derive(Args)]
+pub(super) struct Restore {
+    /// The snapshot: N, latest, latest~2, or with a path N:path/inside
+    #[arg(long, value_name = "N")]
+    pub(super) snapshot_number: OsString,
+    /// The directory to write; it must not exist or be empty
+    #[arg(long, value_name = "DIR", value_parser = path())]
+    pub(super) output_directory: PathBuf,
+    /// Restore only these paths of the snapshot
+    #[arg(value_name = "PATH")]
+    pub(super) paths: Vec<OsString>,
+}
+
+#[derive(Args)]
+pub(super) struct Prune {
+    /// The snapshots to remove: N or N,N,…
+    #[arg(long = "snapshot", value_name = "N[,N…]", required = true, value_delimiter = ',')]
+    pub(super) snapshots: Vec<u64>,
+    /// Show what would be removed and remove nothing
+    #[arg(short = 'n', long)]
+    pub(super) dry_run: bool,
+}
+
+#[derive(Clone, Copy, Default, ValueEnum)]
+pub(super) enum Hash {
+    #[default]
+    Blake3,
+    Sha256,
+}
+
+impl From<Hash> for HashAlgorithm {
+    fn from(hash: Hash) -> Self {
+        match hash {
+            Hash::Blake3 => Self::Blake3,
+            Hash::Sha256 => Self::Sha256,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Default, ValueEnum)]
+pub(super) enum Fsync {
+    #[default]
+    Auto,
+    Batch,
+    Each,
+}
+
+impl From<Fsync> for SyncMethod {
+    fn from(fsync: Fsync) -> Self {
+        match fsync {
+            Fsync::Auto => Self::Auto,
+            Fsync::Batch => Self::Batch,
+            Fsync::Each => Self::Each,
+        }
+    }
+}
+
+/// A path; a leading `~/` is the home directory, since the shell does not see it behind `=`.
+fn path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().try_map(
+        |text| {
+            if text.is_empty() { Err("the path is empty") } else { Ok(expand_home(&text)) }
+        },
+    )
+}
+
+fn expand_home(text: &OsStr) -> PathBuf {
+    let path = PathBuf::from(text);
+    match (path.strip_prefix("~"), environment::home()) {
+        (Ok(rest), Some(home)) => home.join(rest),
+        _ => path,
+    }
+}
+
+/// Reads `90`, `90s`, `5m`, `1h`.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(['s', 'm', 'h']);
+    let factor = match &text[digits.len()..] {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => 0,
+    };
+    let seconds = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(factor)).filter(|_| factor > 0);
+    seconds.map(Duration::from_secs).ok_or_else(|| "a time is a number of seconds, or 30s, 5m, 1h".into())
+}
+
+/// Reads `64K`, `64KiB`, `1M`, `65536`.
+fn parse_chunk_size(text: &str) -> Result<ChunkSizes, String> {
+    let upper = text.to_ascii_uppercase();
+    let number = upper.trim_end_matches("IB").trim_end_matches('B');
+    let (digits, factor) = match number.strip_suffix('K') {
+        Some(digits) => (digits, 1 << 10),
+        None => number.strip_suffix('M').map_or((number, 1), |digits| (digits, 1 << 20)),
+    };
+    let bytes = digits.parse::<u32>().ok().and_then(|number| number.checked_mul(factor));
+    let sizes = bytes.and_then(|bytes| ChunkSizes::with_average(bytes).ok());
+    sizes.ok_or_else(|| "the size must be a power of two from 16K to 4M: 16K, 32K, 64K, …, 4M".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn times_and_sizes() {
+        assert_eq!(parse_duration("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(parse_duration("0s"), Ok(Duration::ZERO));
+        assert_eq!(parse_duration("5m"), Ok(Duration::from_secs(300)));
+        for bad in ["", "m", "-1", "1d", "5mm", "1.5h", "99999999999999999999h", "ä"] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+        for good in ["64K", "64k", "64KiB", "64KB", "65536"] {
+            assert_eq!(parse_chunk_size(good), Ok(ChunkSizes::default()), "{good}");
+        }
+        assert!(parse_chunk_size("4M").is_ok());
+        for bad in ["", "K", "8K", "8M", "48K", "1G", "-64K", "4194305K", "64KK", "ä"] {
+            assert!(parse_chunk_size(bad).is_err(), "{bad}");
+        }
+    }
+}

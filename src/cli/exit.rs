@@ -1,0 +1,50 @@
+//! The one table from outcome to exit code. `docs/cli.md` prints it.
+
+use std::process::ExitCode;
+
+use backuptool::Error;
+
+/// Done.
+pub(super) const DONE: ExitCode = ExitCode::SUCCESS;
+/// Failed; nothing was changed that counts.
+const FAILED: u8 = 1;
+/// Wrong usage.
+const WRONG_USAGE: u8 = 2;
+/// Done, but some source files could not be read, or some files were not restored; all are listed.
+const PARTLY: u8 = 3;
+/// `check` found damage.
+const DAMAGED: u8 = 4;
+/// There is no repository there.
+const NO_REPOSITORY: u8 = 10;
+/// The repository is locked.
+const LOCKED: u8 = 11;
+
+/// The exit code for wrong usage.
+pub(super) fn wrong_usage() -> ExitCode {
+    WRONG_USAGE.into()
+}
+
+/// The exit code for an operation that was done wholly or partly.
+pub(super) fn done(wholly: bool) -> ExitCode {
+    if wholly { DONE } else { PARTLY.into() }
+}
+
+/// The exit code for a check.
+pub(super) fn checked(clean: bool) -> ExitCode {
+    if clean { DONE } else { DAMAGED.into() }
+}
+
+/// The exit code for an operation that failed.
+pub(super) fn failed(error: &Error) -> ExitCode {
+    match error {
+        Error::NoRepository { .. } => NO_REPOSITORY,
+        Error::Locked { .. } => LOCKED,
+        Error::Io { .. }
+        | Error::TooNew { .. }
+        | Error::Damaged { .. }
+        | Error::Object { .. }
+        | Error::NoSnapshot { .. }
+        | Error::Refused { .. } => FAILED,
+    }
+    .into()
+}

@@ -1,0 +1,31 @@
+//! What only Linux has: `syncfs`, and file systems that are known by their type.
+
+use std::fs::File;
+use std::io;
+
+/// File systems on which `syncfs` does not reach the storage: on FUSE it succeeds and does nothing, on network file
+/// systems it does not speak for the server. The numbers are those of statfs(2).
+const WITHOUT_SYNCFS: [u64; 7] = [
+    0x6573_5546, // FUSE (and virtiofs)
+    0x0000_6969, // NFS
+    0x0000_517b, // SMB
+    0xff53_4d42, // CIFS
+    0xfe53_4d42, // SMB2
+    0x0102_1997, // 9p
+    0x5346_414f, // AFS
+];
+
+/// Makes everything that was written to the file system of this directory durable. Reports errors of earlier
+/// background writes as well (Linux 5.8), as long as the handle was opened before them.
+pub(super) fn sync_file_system(dir: &File) -> io::Result<()> {
+    Ok(rustix::fs::syncfs(dir)?)
+}
+
+/// Whether [`sync_file_system`] can be relied on here.
+pub(super) fn can_sync_file_system(dir: &File) -> io::Result<bool> {
+    let kind = rustix::fs::fstatfs(dir)?.f_type;
+    // The magic numbers have 32 bits.
+    #[allow(clippy::cast_sign_loss, clippy::unnecessary_cast, reason = "the type differs between machines")]
+    let kind = (kind as u64) & 0xffff_ffff;
+    Ok(!WITHOUT_SYNCFS.contains(&kind))
+}

@@ -1,0 +1,45 @@
+//! Files locked with flock(2): the kernel's lock, released when its holder dies, so no lock is ever stale.
+
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom, Write};
+use std::path::PathBuf;
+
+use crate::error::{Error, Result};
+
+/// A locked file; dropping it releases the lock.
+#[derive(Debug)]
+pub struct LockedFile {
+    file: File,
+    path: PathBuf,
+}
+
+impl LockedFile {
+    /// Locks an open file without waiting. Returns nothing if another holder conflicts.
+    pub(super) fn try_lock(file: File, path: PathBuf, exclusive: bool) -> Result<Option<Self>> {
+        let locked =
+            if exclusive { fs2::FileExt::try_lock_exclusive(&file) } else { fs2::FileExt::try_lock_shared(&file) };
+        match locked {
+            Ok(()) => Ok(Some(Self { file, path })),
+            Err(error) if is_contended(&error) => Ok(None),
+            Err(error) => Err(Error::io("lock the file", path, error)),
+        }
+    }
+
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Replaces the content of the file; not atomic and not durable.
+    pub fn write(&mut self, content: &[u8]) -> Result<()> {
+        let mut write = || {
+            self.file.set_len(0)?;
+            self.file.seek(SeekFrom::Start(0))?;
+            self.file.write_all(content)
+        };
+        write().map_err(|error| Error::io("write the file", &self.path, error))
+    }
+}
+
+fn is_contended(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error() == fs2::lock_contended_error().raw_os_error()
+}

@@ -1,0 +1,222 @@
+//! Reading a source: directories over handles, entries in the order of their names, links never followed.
+//!
+//! Only the top directory is opened by its path (and may be a symbolic link); everything below is opened relative to the
+//! handle of the directory that holds it and without following links. So a directory that is swapped for a link while
+//! it is walked cannot lead the walk elsewhere.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::error::{Error, Result};
+use crate::object::Name;
+
+/// An open directory of a source.
+#[derive(Debug)]
+pub struct SourceDir {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+/// What a file or directory is, whatever its name: its device and inode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Identity {
+    device: u64,
+    inode: u64,
+}
+
+impl Identity {
+    /// The identity of what is at `path`; symbolic links are followed.
+    pub fn of(path: &Path) -> Result<Self> {
+        let stat = rustix::fs::stat(path).map_err(|error| Error::io("look at", path, error))?;
+        Ok(Self::from_stat(&stat))
+    }
+
+    #[allow(clippy::cast_sign_loss, clippy::unnecessary_cast, reason = "the types differ between systems")]
+    fn from_stat(stat: &rustix::fs::Stat) -> Self {
+        Self { device: stat.st_dev as u64, inode: stat.st_ino as u64 }
+    }
+}
+
+/// The entries of a directory, sorted by the bytes of their names, each name once.
+#[derive(Debug, Default)]
+pub struct DirListing {
+    /// The entries.
+    pub entries: Vec<SourceEntry>,
+}
+
+/// A name in a directory, and what the directory says it is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SourceEntry {
+    /// The name.
+    pub name: Name,
+    /// What it was when the directory was read.
+    pub kind: SourceKind,
+}
+
+/// What an entry of a source is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SourceKind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Dir,
+    /// A symbolic link.
+    Symlink,
+    /// A socket, a FIFO or a device.
+    Special,
+}
+
+/// What is compared to see whether a file is still the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stat {
+    /// What it is.
+    pub kind: SourceKind,
+    /// Its length in bytes.
+    pub size: u64,
+    /// Its device and inode.
+    pub identity: Identity,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stat {
+    #[allow(clippy::cast_possible_wrap, clippy::unnecessary_cast, reason = "the types differ between systems")]
+    fn from_raw(stat: &rustix::fs::Stat) -> Self {
+        Self {
+            kind: kind_of(FileType::from_raw_mode(stat.st_mode)),
+            size: u64::try_from(stat.st_size).unwrap_or(0),
+            identity: Identity::from_stat(stat),
+            modified: (stat.st_mtime as i64, stat.st_mtime_nsec as i64),
+            changed: (stat.st_ctime as i64, stat.st_ctime_nsec as i64),
+        }
+    }
+}
+
+fn kind_of(kind: FileType) -> SourceKind {
+    match kind {
+        FileType::RegularFile => SourceKind::File,
+        FileType::Directory => SourceKind::Dir,
+        FileType::Symlink => SourceKind::Symlink,
+        _ => SourceKind::Special,
+    }
+}
+
+const DIR: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+impl SourceDir {
+    /// Opens the top of a source.
+    pub fn open(path: &Path) -> Result<Self> {
+        let fd =
+            rustix::fs::open(path, DIR, Mode::empty()).map_err(|error| Error::io("open the directory", path, error))?;
+        Ok(Self { fd, path: path.to_path_buf() })
+    }
+
+    /// The path it was opened by.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The path of an entry.
+    pub fn path_of(&self, name: &Name) -> PathBuf {
+        self.path.join(OsStr::from_bytes(name.as_bytes()))
+    }
+
+    fn failed(&self, action: &'static str, name: &Name, error: Errno) -> Error {
+        Error::io(action, self.path_of(name), error)
+    }
+
+    /// The directory's device and inode.
+    pub fn identity(&self) -> Result<Identity> {
+        let stat = rustix::fs::fstat(&self.fd).map_err(|error| Error::io("look at", &self.path, error))?;
+        Ok(Identity::from_stat(&stat))
+    }
+
+    /// Opens a directory in it.
+    pub fn open_dir(&self, name: &Name) -> Result<Self> {
+        let fd = rustix::fs::openat(&self.fd, name.as_bytes(), DIR | OFlags::NOFOLLOW, Mode::empty())
+            .map_err(|error| self.failed("open the directory", name, error))?;
+        Ok(Self { fd, path: self.path_of(name) })
+    }
+
+    /// Its entries.
+    pub fn list(&self) -> Result<DirListing> {
+        let failed = |error| Error::io("list the directory", &self.path, error);
+        let mut entries = Vec::new();
+        for entry in Dir::read_from(self.fd.as_fd()).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            // `.` and `..` are no names; the kernel makes no others that are not.
+            let Ok(name) = Name::new(entry.file_name().to_bytes()) else { continue };
+            let kind = match entry.file_type() {
+                FileType::Unknown => match self.stat(&name) {
+                    Ok(stat) => stat.kind,
+                    // What it was is not known any more; opening it as a file will say what happened.
+                    Err(_) => SourceKind::File,
+                },
+                known => kind_of(known),
+            };
+            entries.push(SourceEntry { name, kind });
+        }
+        entries.sort_unstable();
+        // A directory that changes while it is read may show a name twice.
+        entries.dedup_by(|next, kept| next.name == kept.name);
+        Ok(DirListing { entries })
+    }
+
+    /// Looks at an entry, not through it.
+    pub fn stat(&self, name: &Name) -> Result<Stat> {
+        let stat = rustix::fs::statat(&self.fd, name.as_bytes(), AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|error| self.failed("look at", name, error))?;
+        Ok(Stat::from_raw(&stat))
+    }
+
+    /// Opens a regular file in it. Should the name have become a FIFO, this does not wait for its other end.
+    pub fn open_file(&self, name: &Name) -> Result<SourceFile> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let fd = rustix::fs::openat(&self.fd, name.as_bytes(), flags, Mode::empty())
+            .map_err(|error| self.failed("open the file", name, error))?;
+        Ok(SourceFile { file: fd.into(), path: self.path_of(name) })
+    }
+
+    /// Where a symbolic link in it points.
+    pub fn read_link(&self, name: &Name) -> Result<Vec<u8>> {
+        let target = rustix::fs::readlinkat(&self.fd, name.as_bytes(), Vec::new())
+            .map_err(|error| self.failed("read the symbolic link", name, error))?;
+        Ok(target.into_bytes())
+    }
+}
+
+/// An open file of a source.
+#[derive(Debug)]
+pub struct SourceFile {
+    file: File,
+    path: PathBuf,
+}
+
+impl SourceFile {
+    /// Looks at the open file.
+    pub fn stat(&self) -> Result<Stat> {
+        let stat = rustix::fs::fstat(&self.file).map_err(|error| Error::io("look at", &self.path, error))?;
+        Ok(Stat::from_raw(&stat))
+    }
+
+    /// Reads until the buffer is full or the file ends, and returns how much was read.
+    pub fn fill(&mut self, buffer: &mut [u8]) -> Result<usize> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match self.file.read(&mut buffer[filled..]) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Error::io("read the file", &self.path, error)),
+            }
+        }
+        Ok(filled)
+    }
+}

@@ -1,0 +1,215 @@
+//! Writing a restore: directories over handles, nothing replaced, links never followed.
+//!
+//! The output directory is new or empty. Below it every directory is made by this module and then opened without
+//! following links, and every file is created exclusively, relative to the handle of its directory. So whatever names a
+//! repository holds (they are single components: [`Name`] sees to that), nothing is written outside, and two names that
+//! the file system takes for one are found out instead of one replacing the other.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fd::OwnedFd;
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::place::Place;
+use super::source::SourceDir;
+use crate::error::{Error, Result};
+use crate::object::Name;
+
+/// A directory that a restore fills.
+#[derive(Debug)]
+pub struct TargetDir {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+const DIR: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
+const NEW: OFlags =
+    OFlags::WRONLY.union(OFlags::CREATE).union(OFlags::EXCL).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
+
+impl TargetDir {
+    /// Checks that `path` can be an output directory, without changing anything: it must not exist or be an empty
+    /// directory.
+    pub fn check(path: &Path) -> Result<()> {
+        let attempted = || format!("restore into {}", path.display());
+        match path.metadata() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => match path.symlink_metadata() {
+                Ok(_) => Err(Error::refused(
+                    attempted(),
+                    "it is a symbolic link that leads nowhere",
+                    "name a directory that does not exist or is empty",
+                )),
+                Err(_) => Ok(()),
+            },
+            Err(error) => Err(Error::io("look at the output directory", path, error)),
+            Ok(meta) if !meta.is_dir() => Err(Error::refused(
+                attempted(),
+                "it is not a directory",
+                "name a directory that does not exist or is empty",
+            )),
+            Ok(_) if SourceDir::open(path)?.list()?.entries.is_empty() => Ok(()),
+            Ok(_) => Err(Error::refused(
+                attempted(),
+                "the directory is not empty, and a restore never replaces files",
+                "name a directory that does not exist or is empty; nothing was changed",
+            )),
+        }
+    }
+
+    /// Makes (readable only to its owner) or opens the output directory; see [`TargetDir::check`].
+    pub fn open_root(path: &Path) -> Result<Self> {
+        Self::check(path)?;
+        Place::make(path)?;
+        // The output directory itself may be reached through a link: the user named it.
+        let fd = rustix::fs::open(path, DIR.difference(OFlags::NOFOLLOW), Mode::empty())
+            .map_err(|error| Error::io("open the output directory", path, error))?;
+        Ok(Self { fd, path: path.to_path_buf() })
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The path of an entry.
+    pub fn path_of(&self, name: &Name) -> PathBuf {
+        self.path.join(OsStr::from_bytes(name.as_bytes()))
+    }
+
+    fn failed(&self, action: &'static str, name: &Name, error: Errno) -> Error {
+        let path = self.path_of(name);
+        if error == Errno::EXIST {
+            // It was empty when the restore began, and every name of a directory is restored once.
+            let reason = "another name of this directory is the same to the file system (it ignores case or folds \
+                          characters), or something else writes here";
+            return Error::refused(
+                format!("{action} {}", path.display()),
+                reason,
+                "restore this path into another directory, or onto another file system",
+            );
+        }
+        Error::io(action, path, error)
+    }
+
+    /// Makes a directory and opens it.
+    pub fn make_dir(&self, name: &Name) -> Result<Self> {
+        rustix::fs::mkdirat(&self.fd, name.as_bytes(), Mode::RWXU | Mode::RWXG | Mode::RWXO)
+            .map_err(|error| self.failed("create the directory", name, error))?;
+        let fd = rustix::fs::openat(&self.fd, name.as_bytes(), DIR, Mode::empty())
+            .map_err(|error| self.failed("open the directory", name, error))?;
+        Ok(Self { fd, path: self.path_of(name) })
+    }
+
+    /// Makes a symbolic link.
+    pub fn make_symlink(&self, name: &Name, target: &[u8]) -> Result<()> {
+        rustix::fs::symlinkat(target, &self.fd, name.as_bytes())
+            .map_err(|error| self.failed("create the symbolic link", name, error))
+    }
+
+    /// Creates a file.
+    pub fn create_file(&self, name: &Name) -> Result<TargetFile> {
+        let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::WGRP | Mode::ROTH | Mode::WOTH;
+        let fd = rustix::fs::openat(&self.fd, name.as_bytes(), NEW, mode)
+            .map_err(|error| self.failed("create the file", name, error))?;
+        Ok(TargetFile { file: fd.into(), path: self.path_of(name) })
+    }
+
+    /// Removes a file that this restore made and cannot complete.
+    pub fn remove_file(&self, name: &Name) -> Result<()> {
+        rustix::fs::unlinkat(&self.fd, name.as_bytes(), AtFlags::empty())
+            .map_err(|error| self.failed("remove the incomplete file", name, error))
+    }
+}
+
+/// A file that a restore writes.
+#[derive(Debug)]
+pub struct TargetFile {
+    file: File,
+    path: PathBuf,
+}
+
+/// Holes begin and end at multiples of this.
+const BLOCK: usize = 4096;
+const ZEROS: [u8; BLOCK] = [0; BLOCK];
+/// Shorter runs of zeros are written: a file of many small holes is slow to read.
+const SHORTEST_HOLE: usize = 8 * BLOCK;
+
+impl TargetFile {
+    /// Sets the length of the file. What is not written reads as zeros, and takes no space where the file system has
+    /// holes.
+    pub fn set_len(&self, length: u64) -> Result<()> {
+        self.file.set_len(length).map_err(|error| Error::io("set the length of the file", &self.path, error))
+    }
+
+    /// Writes the whole content of a new file, except long runs of zeros, which are left as holes.
+    pub fn write_whole(&self, content: &[u8]) -> Result<()> {
+        if content.len() >= SHORTEST_HOLE {
+            self.set_len(content.len() as u64)?;
+        }
+        self.write_at(content, 0)
+    }
+
+    /// Writes bytes at an offset of a file whose length was set, except long runs of zeros, which are left as holes. May be called from several threads.
+    pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
+        let mut written = 0;
+        for (start, end) in holes(bytes) {
+            self.write_dense(&bytes[written..start], offset + written as u64)?;
+            written = end;
+        }
+        self.write_dense(&bytes[written..], offset + written as u64)
+    }
+
+    fn write_dense(&self, bytes: &[u8], offset: u64) -> Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.file.write_all_at(bytes, offset).map_err(|error| Error::io("write the file", &self.path, error))
+    }
+}
+
+/// The long runs of zero blocks in `bytes`, as ranges.
+fn holes(bytes: &[u8]) -> impl Iterator<Item = (usize, usize)> {
+    let blocks = bytes.len().div_ceil(BLOCK);
+    let is_zero = move |block: usize| {
+        let end = ((block + 1) * BLOCK).min(bytes.len());
+        let block = &bytes[block * BLOCK..end];
+        *block == ZEROS[..block.len()]
+    };
+    let mut block = 0;
+    std::iter::from_fn(move || {
+        while block < blocks {
+            let start = block;
+            while block < blocks && is_zero(block) {
+                block += 1;
+            }
+            let (from, to) = (start * BLOCK, (block * BLOCK).min(bytes.len()));
+            block += 1;
+            if to - from >= SHORTEST_HOLE {
+                return Some((from, to));
+            }
+        }
+        None
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_runs_of_zero_blocks_are_holes() {
+        let mut bytes = vec![0; 40 * BLOCK + 5];
+        assert_eq!(holes(&bytes).collect::<Vec<_>>(), [(0, bytes.len())]);
+        bytes[10 * BLOCK + 1] = 1;
+        bytes[14 * BLOCK] = 1;
+        assert_eq!(holes(&bytes).collect::<Vec<_>>(), [(0, 10 * BLOCK), (15 * BLOCK, bytes.len())]);
+        assert_eq!(holes(&[1; 3 * BLOCK]).count(), 0);
+        assert_eq!(holes(&vec![0; 7 * BLOCK]).count(), 0);
+        assert_eq!(holes(&[]).count(), 0);
+    }
+}

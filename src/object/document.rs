@@ -1,0 +1,96 @@
+//! Pretty-printed JSON documents with a checksum line: the configuration and the snapshot refs.
+//!
+//! The last line but the closing brace is `"checksum": "…"`: the hash of all lines that do not contain `"checksum"`. So
+//! `sed '/"checksum"/d' FILE | b3sum` verifies one by hand. For that to cover every line, no value may be the text
+//! `checksum`: such a text is written as hex digits under the key `…_hex`, as are bytes that are not UTF-8.
+
+use std::fmt;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{HashAlgorithm, ObjectId};
+
+/// Why a document cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DocumentError {
+    /// It is not what was written.
+    Damaged(String),
+    /// It is whole, but says something that this version does not know.
+    TooNew(String),
+}
+
+impl fmt::Display for DocumentError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Damaged(reason) | Self::TooNew(reason) => f.write_str(reason),
+        }
+    }
+}
+
+impl DocumentError {
+    pub(super) fn damaged(reason: impl fmt::Display) -> Self {
+        Self::Damaged(reason.to_string())
+    }
+}
+
+const MARK: &str = "\"checksum\"";
+
+/// Writes a document and its checksum line.
+pub(super) fn seal(hash: HashAlgorithm, fields: &impl Serialize) -> Vec<u8> {
+    // Plain structs of numbers, texts and lists always have a JSON form.
+    let pretty = serde_json::to_string_pretty(fields).unwrap_or_default();
+    let body = pretty.strip_suffix("\n}").unwrap_or(&pretty);
+    let checksum = hash.hash(format!("{body},\n}}\n").as_bytes());
+    format!("{body},\n  {MARK}: \"{checksum}\"\n}}\n").into_bytes()
+}
+
+/// Reads a document: its checksum first, then what it requires, then its fields.
+pub(super) fn open<T: DeserializeOwned>(hash: HashAlgorithm, bytes: &[u8]) -> Result<T, DocumentError> {
+    let text = str::from_utf8(bytes).map_err(DocumentError::damaged)?;
+    let (marked, covered): (Vec<&str>, Vec<&str>) = text.split_inclusive('\n').partition(|line| line.contains(MARK));
+    let written = match marked[..] {
+        [line] => checksum_of_line(line),
+        _ => None,
+    };
+    let written = written.ok_or_else(|| DocumentError::damaged("it has no checksum line"))?;
+    if hash.hash(covered.concat().as_bytes()) != written {
+        return Err(DocumentError::damaged("its checksum does not match"));
+    }
+    let mut value = peek(bytes)?;
+    if let Some(required) = value.get("requires").and_then(|value| value.as_array()).and_then(|list| list.first()) {
+        return Err(DocumentError::TooNew(format!("it requires {required}, which this version does not know")));
+    }
+    if let Some(fields) = value.as_object_mut() {
+        fields.remove("checksum");
+    }
+    serde_json::from_value(value)
+        .map_err(|error| DocumentError::TooNew(format!("it has content that this version does not know ({error})")))
+}
+
+/// Parses a document without believing it, to find out which hash covers it.
+pub(super) fn peek(bytes: &[u8]) -> Result<serde_json::Value, DocumentError> {
+    serde_json::from_slice(bytes).map_err(|error| DocumentError::damaged(format!("it is not valid JSON: {error}")))
+}
+
+fn checksum_of_line(line: &str) -> Option<ObjectId> {
+    let hex = line.strip_prefix("  \"checksum\": \"")?.strip_suffix("\"\n")?;
+    hex.parse().ok()
+}
+
+/// Bytes as the pair of fields `key` and `key_hex`, of which one is set.
+pub(super) fn text_or_hex(bytes: &[u8]) -> (Option<String>, Option<String>) {
+    match str::from_utf8(bytes) {
+        Ok(text) if text != "checksum" => (Some(text.to_string()), None),
+        _ => (None, Some(hex::encode(bytes))),
+    }
+}
+
+/// The bytes of such a pair.
+pub(super) fn from_text_or_hex(text: Option<String>, hex: Option<String>) -> Result<Vec<u8>, DocumentError> {
+    match (text, hex) {
+        (Some(text), None) => Ok(text.into_bytes()),
+        (None, Some(hex)) => hex::decode(hex).map_err(DocumentError::damaged),
+        _ => Err(DocumentError::damaged("a text is missing, or given twice")),
+    }
+}

@@ -1,0 +1,45 @@
+//! What is stored: names, hashes, and the encodings of trees, chunk lists, snapshot refs and the configuration.
+//!
+//! Everything here is pure: bytes in, values out. Each encoding is *canonical*: one value has exactly one encoding, so
+//! the same content has the same name wherever it is met. Decoding is strict to the same degree: bytes that the encoder
+//! would not have written are refused. `docs/format.md` describes each encoding with worked examples.
+
+mod chunker;
+mod config;
+mod document;
+mod id;
+mod list;
+mod name;
+mod snapshot;
+mod split;
+mod tree;
+
+pub use chunker::{ChunkSizes, Chunker};
+pub use config::{Config, FORMAT};
+pub use document::DocumentError;
+pub use id::{BlobId, HashAlgorithm, ID_LEN, ListId, NotAnId, ObjectId, TreeId};
+pub use list::{Chunk, ListBuilder, MAX_DEPTH, decode_list, encode_list};
+pub use name::{Name, UnsafeName, display_bytes};
+pub use snapshot::{Added, Counts, PathNote, PathNotes, Snapshot};
+pub use tree::{Content, Entry, EntryKind, Piece, Tree, TreeBuilder};
+
+/// No object is larger than this, in bytes of uncompressed content, unless the chunker's maximum is.
+pub const MAX_OBJECT: usize = 512 * 1024;
+
+/// Bytes that are not a valid encoding of what they should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Malformed(pub String);
+
+impl Malformed {
+    fn new(reason: impl Into<String>) -> Self {
+        Self(reason.into())
+    }
+}
+
+impl std::fmt::Display for Malformed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Malformed {}

@@ -1,0 +1,141 @@
+//! How snapshots, and what is in them, are addressed everywhere: `7`, `latest`, `latest~2`, `7:path/inside`.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+use crate::error::{Error, Result};
+use crate::object::{EntryKind, Name, Snapshot, TreeId};
+use crate::repo::Repository;
+
+/// A snapshot, and perhaps a path in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    /// Which snapshot.
+    pub snapshot: Wanted,
+    /// The components of the path; none means the top.
+    pub path: Vec<Name>,
+}
+
+/// Which snapshot is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// The one with this number.
+    Number(u64),
+    /// The newest, or so many before it.
+    Latest {
+        /// 0 for the newest, 1 for the one before it.
+        back: u64,
+    },
+}
+
+impl Address {
+    /// Reads an address.
+    pub fn parse(text: &OsStr) -> Result<Self> {
+        let bytes = text.as_bytes();
+        let (snapshot, path) = match bytes.iter().position(|byte| *byte == b':') {
+            Some(colon) => (&bytes[..colon], &bytes[colon + 1..]),
+            None => (bytes, &b""[..]),
+        };
+        let snapshot = str::from_utf8(snapshot).ok().and_then(parse_wanted).ok_or_else(|| {
+            Error::refused(
+                format!("find snapshot {:?}", text.display().to_string()),
+                "it is not a snapshot's address",
+                "give a number, `latest`, `latest~2`, or one of these with a path: `7:path/inside`",
+            )
+        })?;
+        Ok(Self { snapshot, path: parse_path(OsStr::from_bytes(path))? })
+    }
+
+    /// The snapshot that is meant.
+    pub fn find(&self, repo: &Repository) -> Result<Snapshot> {
+        let number = match self.snapshot {
+            Wanted::Number(number) => number,
+            Wanted::Latest { back } => {
+                let existing = repo.refs()?.snapshots;
+                let found = usize::try_from(back).ok().and_then(|back| existing.iter().rev().nth(back).copied());
+                let Some(number) = found else {
+                    let wanted = if back == 0 { "latest".to_string() } else { format!("latest~{back}") };
+                    return Err(Error::NoSnapshot { wanted, existing });
+                };
+                number
+            }
+        };
+        repo.snapshot(number)
+    }
+}
+
+fn parse_wanted(text: &str) -> Option<Wanted> {
+    let number = |digits: &str| {
+        let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+        plain.then(|| digits.parse().ok()).flatten()
+    };
+    match text.strip_prefix("latest") {
+        None => number(text).map(Wanted::Number),
+        Some("") => Some(Wanted::Latest { back: 0 }),
+        Some("~") => Some(Wanted::Latest { back: 1 }),
+        Some(rest) => number(rest.strip_prefix('~')?).map(|back| Wanted::Latest { back }),
+    }
+}
+
+/// The components of a path below the top of a snapshot. Leading, trailing and doubled slashes, and `.`, mean nothing.
+pub fn parse_path(path: &OsStr) -> Result<Vec<Name>> {
+    let components = path.as_bytes().split(|byte| *byte == b'/').filter(|part| !part.is_empty() && *part != b".");
+    components
+        .map(|part| {
+            Name::new(part).map_err(|error| {
+                Error::refused(
+                    format!("find the path {}", path.display()),
+                    error.to_string(),
+                    "give a path as it stands below the snapshot's top directory",
+                )
+            })
+        })
+        .collect()
+}
+
+/// Finds what is at `path` below a directory; `None` is the directory itself.
+pub(super) fn descend(repo: &Repository, top: TreeId, path: &[Name]) -> Result<Option<EntryKind>> {
+    let mut tree = top;
+    for (at, name) in path.iter().enumerate() {
+        let missing = || {
+            let wanted: Vec<String> = path.iter().map(ToString::to_string).collect();
+            Error::refused(
+                format!("find the path {}", wanted.join("/")),
+                format!("the snapshot has no {}", wanted[..=at].join("/")),
+                "see what the snapshot holds by restoring it, or name another snapshot",
+            )
+        };
+        let kind = repo.find(tree, name)?.ok_or_else(missing)?;
+        match kind {
+            EntryKind::Dir { tree: below, .. } if at + 1 < path.len() => tree = below,
+            kind if at + 1 == path.len() => return Ok(Some(kind)),
+            _ => return Err(missing()),
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Option<(Wanted, Vec<String>)> {
+        let address = Address::parse(OsStr::new(text)).ok()?;
+        Some((address.snapshot, address.path.iter().map(ToString::to_string).collect()))
+    }
+
+    #[test]
+    fn addresses() {
+        let path = |parts: &[&str]| parts.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(parse("7"), Some((Wanted::Number(7), vec![])));
+        assert_eq!(parse("latest"), Some((Wanted::Latest { back: 0 }, vec![])));
+        assert_eq!(parse("latest~"), Some((Wanted::Latest { back: 1 }, vec![])));
+        assert_eq!(parse("latest~12:/a//b/./c/"), Some((Wanted::Latest { back: 12 }, path(&["a", "b", "c"]))));
+        assert_eq!(parse("3:a:b"), Some((Wanted::Number(3), path(&["a:b"]))));
+        assert_eq!(parse("3:"), Some((Wanted::Number(3), vec![])));
+        for bad in ["", "x", "+7", "-1", "7~1", "latest1", "latest~x", "latest~+1", "3:../x", "99999999999999999999999"]
+        {
+            assert_eq!(parse(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! `prune`: removes snapshots, and the objects that no other snapshot needs. Mark and sweep.
+//!
+//! # The order, and why nothing is lost
+//!
+//! 1. **Plan**, under the shared lock: every snapshot that stays is read and everything it needs is marked. If one of
+//!    them, or one of their trees or lists, cannot be read, then what it needs is not known, and nothing is removed. A
+//!    missing blob is reported and hinders nothing. What is stored and not marked is the plan's list of dead objects.
+//! 2. The exclusive lock is taken: from here on there is no other process in the repository. Snapshots that were added
+//!    since the plan was made are marked now; they may have reused what the plan calls dead.
+//! 3. The refs go, and their removal is made durable.
+//! 4. Dead objects go. An object that came into being after the plan is not on its list, and stays.
+//!
+//! A crash at any point leaves every remaining ref with all its objects. Nothing but `tmp/RUN/info.json`, which is not
+//! needed, is written, so a full disk can be pruned.
+
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Result};
+use crate::object::{ObjectId, Snapshot};
+use crate::repo::{Reachable, Repository, Session, SharedRepository};
+use crate::store::{layout, loose};
+
+/// What a prune would remove.
+#[derive(Debug)]
+pub struct PrunePlan {
+    /// The snapshots to remove, ascending.
+    pub remove: Vec<u64>,
+    /// The snapshots that stay, ascending.
+    pub keep: Vec<u64>,
+    /// The stored objects that no remaining snapshot needs.
+    pub dead: Vec<ObjectId>,
+    /// The bytes that their files have.
+    pub dead_bytes: u64,
+    /// Blobs that remaining snapshots need and that are not stored.
+    pub missing: Vec<ObjectId>,
+    marks: Reachable,
+}
+
+/// What a prune did.
+#[derive(Debug)]
+pub struct PruneReport {
+    /// The snapshots that were removed.
+    pub removed: Vec<u64>,
+    /// How many objects were removed.
+    pub objects: u64,
+    /// The bytes that their files had.
+    pub bytes: u64,
+    /// Blobs that remaining snapshots need and that are not stored.
+    pub missing: Vec<ObjectId>,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+/// Plans the removal of the snapshots `numbers`. Changes nothing.
+pub fn plan(repo: &Repository, numbers: &[u64]) -> Result<PrunePlan> {
+    let existing = repo.refs()?.snapshots;
+    if let Some(unknown) = numbers.iter().find(|number| existing.binary_search(number).is_err()) {
+        return Err(Error::NoSnapshot { wanted: unknown.to_string(), existing });
+    }
+    let (remove, keep): (Vec<u64>, Vec<u64>) = existing.into_iter().partition(|number| numbers.contains(number));
+    let mut marks = Reachable::default();
+    mark_all(repo, &keep, &mut marks)?;
+
+    let stored = loose::list(repo.backend())?.objects;
+    let mut dead_bytes = 0;
+    let mut dead = Vec::new();
+    for id in &stored {
+        if !marks.needs(id) {
+            dead_bytes += repo.backend().length(&layout::object_path(*id))?;
+            dead.push(*id);
+        }
+    }
+    let mut missing: Vec<ObjectId> = marks.needed().filter(|id| stored.binary_search(id).is_err()).copied().collect();
+    missing.sort_unstable();
+    Ok(PrunePlan { remove, keep, dead, dead_bytes, missing, marks })
+}
+
+/// Executes a plan that was made on the same repository.
+pub fn execute(repo: SharedRepository, mut plan: PrunePlan, session: &Session<'_>) -> Result<PruneReport> {
+    let begun = Instant::now();
+    let repo = repo.into_exclusive(session)?;
+    let announced = repo.announce(session);
+    let existing = repo.refs()?.snapshots;
+    let new: Vec<u64> = existing
+        .iter()
+        .copied()
+        .filter(|number| plan.keep.binary_search(number).is_err() && plan.remove.binary_search(number).is_err())
+        .collect();
+    mark_all(&repo, &new, &mut plan.marks)?;
+    // Another prune may have removed some of them in the meantime.
+    let removed: Vec<u64> = plan.remove.into_iter().filter(|number| existing.binary_search(number).is_ok()).collect();
+    let mut bytes = plan.dead_bytes;
+    let mut dead = Vec::with_capacity(plan.dead.len());
+    for id in plan.dead {
+        if plan.marks.needs(&id) {
+            bytes -= repo.backend().length(&layout::object_path(id))?;
+        } else {
+            dead.push(id);
+        }
+    }
+
+    repo.remove_snapshots(&removed)?;
+    let objects = dead.len() as u64;
+    repo.remove_objects(dead)?;
+    repo.remove_leftovers(announced.as_ref())?;
+    Ok(PruneReport { removed, objects, bytes, missing: plan.missing, elapsed: begun.elapsed() })
+}
+
+fn mark_all(repo: &Repository, numbers: &[u64], marks: &mut Reachable) -> Result<()> {
+    for number in numbers {
+        let marked = repo.snapshot(*number).and_then(|snapshot: Snapshot| marks.mark(repo, &snapshot));
+        marked.map_err(|error| match error {
+            Error::Damaged { .. } | Error::Object { .. } | Error::TooNew { .. } => Error::refused(
+                "prune",
+                format!("snapshot {number} is to stay and what it needs cannot be found out ({error})"),
+                format!(
+                    "run `backuptool check`, then bring the damaged file back from another copy of the repository, or \
+                     prune snapshot {number} as well; nothing was removed"
+                ),
+            ),
+            other => other,
+        })?;
+    }
+    Ok(())
+}

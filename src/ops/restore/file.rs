@@ -1,0 +1,62 @@
+//! Writing one file.
+
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use crate::error::Result;
+use crate::fs::{TargetDir, TargetFile};
+use crate::object::{Content, ListId, Name};
+use crate::repo::{ChunkAt, Repository};
+
+/// The chunks of a large file are read, verified and written in parallel, about so many bytes at a time.
+const PART: u64 = 8 << 20;
+
+/// A file to restore.
+pub(super) struct FileToWrite {
+    pub(super) dir: Arc<TargetDir>,
+    pub(super) name: Name,
+    pub(super) size: u64,
+    pub(super) content: Content,
+}
+
+impl FileToWrite {
+    /// Writes the file. If it cannot be written whole, nothing is left under its name.
+    pub(super) fn write(&self, repo: &Repository) -> Result<()> {
+        match self.content {
+            Content::Blob(blob) => {
+                // Read before the file is made: a damaged blob leaves nothing to remove.
+                let content = repo.read_blob(blob, self.size)?;
+                self.make(|file| file.write_whole(&content))
+            }
+            Content::Chunks { list, depth } => self.make(|file| self.write_chunks(repo, file, list, depth)),
+        }
+    }
+
+    fn make(&self, write: impl FnOnce(&TargetFile) -> Result<()>) -> Result<()> {
+        let file = self.dir.create_file(&self.name)?;
+        write(&file).inspect_err(|_| {
+            if self.dir.remove_file(&self.name).is_err() {
+                // The failure is reported with the file's path in any case.
+            }
+        })
+    }
+
+    fn write_chunks(&self, repo: &Repository, file: &TargetFile, list: ListId, depth: u8) -> Result<()> {
+        file.set_len(self.size)?;
+        let write = |chunk: &ChunkAt| file.write_at(&repo.read_blob(chunk.blob, chunk.length)?, chunk.offset);
+        let mut part = Vec::new();
+        let mut part_bytes = 0;
+        for chunk in repo.chunks(list, depth, self.size) {
+            let chunk = chunk?;
+            part_bytes += chunk.length;
+            part.push(chunk);
+            if part_bytes >= PART {
+                part.par_iter().try_for_each(write)?;
+                part.clear();
+                part_bytes = 0;
+            }
+        }
+        part.par_iter().try_for_each(write)
+    }
+}

@@ -1,0 +1,229 @@
+//! `restore`: writes a snapshot, or paths of it, into a new or empty directory.
+//!
+//! Every object is verified as it is read. What cannot be read or written stops only the file it belongs to: the rest is
+//! restored, and the report names each. A file that is not whole is not left behind under its name. Nothing is replaced
+//! and nothing is written outside the output directory, whatever the repository holds: see [`crate::fs::TargetDir`].
+
+mod file;
+mod selection;
+
+use std::collections::VecDeque;
+use std::mem;
+use std::num::NonZero;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, bounded};
+use rayon::Scope;
+
+use self::file::FileToWrite;
+use self::selection::Selection;
+use super::address::{self, Address};
+use super::parallel;
+use crate::error::{Error, Result};
+use crate::fs::TargetDir;
+use crate::object::{Counts, Entry, EntryKind, Name, TreeId};
+use crate::progress::{Progress, Warning, WarningReason};
+use crate::repo::{Entries, Repository};
+
+/// What to restore, and where.
+#[derive(Debug, Clone)]
+pub struct RestoreOptions<'a> {
+    /// The snapshot; with a path, what is at that path becomes the top.
+    pub address: &'a Address,
+    /// The directory to write; it must not exist or be empty.
+    pub output: &'a Path,
+    /// Paths below the top; only these (and the directories above them) are restored. None means everything.
+    pub paths: &'a [Vec<Name>],
+    /// How many threads read and write.
+    pub threads: NonZero<usize>,
+}
+
+/// What a restore did.
+#[derive(Debug)]
+pub struct RestoreReport {
+    /// The snapshot's number.
+    pub number: u64,
+    /// What was restored.
+    pub restored: Counts,
+    /// What was not, with the path in the output directory.
+    pub failures: Vec<(PathBuf, Error)>,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+/// A group of files goes to a worker when it has so many files,
+const GROUP_FILES: usize = 64;
+/// or so many bytes.
+const GROUP_BYTES: u64 = 4 << 20;
+
+/// Restores a snapshot.
+pub fn restore(repo: &Repository, options: &RestoreOptions<'_>, progress: &dyn Progress) -> Result<RestoreReport> {
+    let begun = Instant::now();
+    let snapshot = options.address.find(repo)?;
+    let found = address::descend(repo, snapshot.tree, &options.address.path)?;
+    let top = match found {
+        None => Top::Dir(snapshot.tree),
+        Some(EntryKind::Dir { tree, .. }) => Top::Dir(tree),
+        Some(kind) => Top::Other(kind),
+    };
+    let mut selection = Selection::everything();
+    for path in options.paths {
+        if let Top::Dir(tree) = top {
+            address::descend(repo, tree, path)?;
+        }
+        selection.add(path);
+    }
+    let threads = parallel::pool(options.threads)?;
+    let root = Arc::new(TargetDir::open_root(options.output)?);
+    let in_flight = 2 * threads.current_num_threads() + 2;
+    let (restored, failures) = threads.in_place_scope(|scope| {
+        let mut run = Run {
+            repo,
+            progress,
+            scope,
+            in_flight,
+            group: Vec::new(),
+            group_bytes: 0,
+            sent: VecDeque::new(),
+            restored: Counts::default(),
+            failures: Vec::new(),
+        };
+        match top {
+            Top::Dir(tree) => run.directory(repo.entries(tree), root, &selection),
+            Top::Other(kind) => {
+                // It is restored under its own name.
+                if let Some(name) = options.address.path.last() {
+                    run.entry(Entry { name: name.clone(), kind: kind.clone() }, &root);
+                }
+            }
+        }
+        run.finish()
+    });
+    Ok(RestoreReport { number: snapshot.number, restored, failures, elapsed: begun.elapsed() })
+}
+
+/// What the address leads to.
+enum Top {
+    Dir(TreeId),
+    /// A file or a link.
+    Other(EntryKind),
+}
+
+type Written = Vec<Result<u64, (PathBuf, Error)>>;
+
+/// A restore in progress: the main thread walks the trees and makes directories and links, the workers write files.
+struct Run<'x, 's> {
+    repo: &'s Repository,
+    progress: &'s dyn Progress,
+    scope: &'x Scope<'s>,
+    in_flight: usize,
+    group: Vec<FileToWrite>,
+    group_bytes: u64,
+    sent: VecDeque<Receiver<Written>>,
+    restored: Counts,
+    failures: Vec<(PathBuf, Error)>,
+}
+
+struct OpenDir<'r, 'x> {
+    entries: Entries<'r>,
+    dir: Arc<TargetDir>,
+    selection: &'x Selection,
+}
+
+impl<'s> Run<'_, 's> {
+    /// Restores a directory and all below it, over a stack of its own: the depth of the trees does not matter to it.
+    fn directory(&mut self, entries: Entries<'s>, dir: Arc<TargetDir>, selection: &Selection) {
+        let mut stack = vec![OpenDir { entries, dir, selection }];
+        while let Some(open) = stack.last_mut() {
+            let dir = Arc::clone(&open.dir);
+            match open.entries.next() {
+                None => {
+                    stack.pop();
+                }
+                Some(Err(error)) => self.failed(dir.path().to_path_buf(), error),
+                Some(Ok(entry)) => {
+                    let Some(selected) = open.selection.below(&entry.name) else { continue };
+                    if let Some((tree, dir)) = self.entry(entry, &dir) {
+                        stack.push(OpenDir { entries: self.repo.entries(tree), dir, selection: selected });
+                    }
+                }
+            }
+        }
+    }
+
+    /// Restores an entry. A directory is made and returned, with the tree it is to be filled from.
+    fn entry(&mut self, entry: Entry, dir: &Arc<TargetDir>) -> Option<(TreeId, Arc<TargetDir>)> {
+        let Entry { name, kind } = entry;
+        match kind {
+            EntryKind::Dir { tree, .. } => match dir.make_dir(&name) {
+                Ok(made) => {
+                    self.restored.dirs += 1;
+                    return Some((tree, Arc::new(made)));
+                }
+                Err(error) => self.failed(dir.path_of(&name), error),
+            },
+            EntryKind::Symlink { target } => match dir.make_symlink(&name, &target) {
+                Ok(()) => self.restored.symlinks += 1,
+                Err(error) => self.failed(dir.path_of(&name), error),
+            },
+            EntryKind::File { size, content } => {
+                self.group.push(FileToWrite { dir: Arc::clone(dir), name, size, content });
+                self.group_bytes += size;
+                if self.group.len() >= GROUP_FILES || self.group_bytes >= GROUP_BYTES {
+                    self.send();
+                }
+            }
+        }
+        None
+    }
+
+    fn send(&mut self) {
+        let (sender, written) = bounded(1);
+        let (repo, progress) = (self.repo, self.progress);
+        let files = mem::take(&mut self.group);
+        self.group_bytes = 0;
+        self.scope.spawn(move |_| {
+            let write = |file: FileToWrite| {
+                let result = file.write(repo);
+                if result.is_ok() {
+                    progress.advance(1, file.size);
+                }
+                result.map(|()| file.size).map_err(|error| (file.dir.path_of(&file.name), error))
+            };
+            // The main thread listens until all groups are done.
+            sender.send(files.into_iter().map(write).collect()).unwrap_or_default();
+        });
+        self.sent.push_back(written);
+        while self.sent.len() >= self.in_flight {
+            self.receive();
+        }
+    }
+
+    fn receive(&mut self) {
+        let Some(written) = self.sent.pop_front() else { return };
+        for result in written.recv().into_iter().flatten() {
+            match result {
+                Ok(size) => {
+                    self.restored.files += 1;
+                    self.restored.bytes += size;
+                }
+                Err((path, error)) => self.failed(path, error),
+            }
+        }
+    }
+
+    fn failed(&mut self, path: PathBuf, error: Error) {
+        self.progress.warning(&Warning { path: Some(&path), reason: WarningReason::Error(&error) });
+        self.failures.push((path, error));
+    }
+
+    fn finish(mut self) -> (Counts, Vec<(PathBuf, Error)>) {
+        self.send();
+        while !self.sent.is_empty() {
+            self.receive();
+        }
+        (self.restored, self.failures)
+    }
+}

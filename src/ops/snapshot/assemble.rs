@@ -1,0 +1,256 @@
+//! From events to trees: batches of files go to the worker threads, trees are built in order as their results come.
+//!
+//! The main thread walks the source and gathers events into groups. A group is a stretch of the walk: the files in it
+//! are read by one worker in one go (a large file's chunks by all of them), and its events are replayed, in the order
+//! of the walk, when the results are there. Groups in flight are few, so memory does not grow with the source.
+
+use std::collections::VecDeque;
+use std::mem;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crossbeam_channel::{Receiver, bounded};
+use rayon::Scope;
+
+use super::read::{Outcome, store_file};
+use super::walk::{Event, FileToRead, Walk};
+use crate::error::{Error, Result};
+use crate::object::{Chunker, Counts, Entry, EntryKind, Name, ObjectId, TreeBuilder, TreeId};
+use crate::progress::Progress;
+use crate::repo::ObjectWriter;
+
+/// A group ends when it has so many files,
+const GROUP_FILES: usize = 64;
+/// or files of so many bytes together,
+const GROUP_BYTES: u64 = 4 << 20;
+/// or so many events: each directory that is entered holds an open handle while the group is in flight.
+const GROUP_EVENTS: usize = 256;
+const GROUP_DIRS: usize = 16;
+
+/// What the assembly found, besides the trees.
+pub(super) trait Notes {
+    /// A file or directory could not be read.
+    fn failed(&mut self, error: Error);
+    /// A file changed each time it was read.
+    fn changed(&mut self, file: &FileToRead);
+}
+
+/// The finished trees.
+pub(super) struct Assembled {
+    pub(super) tree: TreeId,
+    pub(super) counts: Counts,
+    /// Sockets, FIFOs and devices that were met.
+    pub(super) special: u64,
+}
+
+/// Walks the source, stores everything, and builds the trees.
+pub(super) fn assemble(
+    walk: Walk,
+    writer: &ObjectWriter<'_>,
+    threads: &rayon::ThreadPool,
+    notes: &mut dyn Notes,
+    progress: &dyn Progress,
+) -> Result<Assembled> {
+    let workers = Workers {
+        writer,
+        chunker: Chunker::new(writer.repo().config().chunks),
+        progress,
+        stop: AtomicBool::new(false),
+    };
+    let in_flight = 2 * threads.current_num_threads() + 2;
+    threads.in_place_scope(|scope| {
+        let result = run(walk, &workers, scope, in_flight, notes);
+        // What is still queued need not be done if the run has failed.
+        workers.stop.store(true, Ordering::Relaxed);
+        result
+    })
+}
+
+struct Workers<'w> {
+    writer: &'w ObjectWriter<'w>,
+    chunker: Chunker,
+    progress: &'w dyn Progress,
+    stop: AtomicBool,
+}
+
+type Outcomes = Result<Vec<Outcome>>;
+
+#[derive(Default)]
+struct Group {
+    events: Vec<Event>,
+    files: usize,
+    dirs: usize,
+    bytes: u64,
+}
+
+impl Group {
+    fn push(&mut self, event: Event) {
+        match &event {
+            Event::File(file) => {
+                self.files += 1;
+                self.bytes += file.stat.size;
+            }
+            Event::Enter(_) => self.dirs += 1,
+            _ => {}
+        }
+        self.events.push(event);
+    }
+
+    fn is_full(&self) -> bool {
+        self.files >= GROUP_FILES
+            || self.bytes >= GROUP_BYTES
+            || self.dirs >= GROUP_DIRS
+            || self.events.len() >= GROUP_EVENTS
+    }
+
+    fn send<'s>(self, workers: &'s Workers<'_>, scope: &Scope<'s>) -> SentGroup {
+        let files: Vec<FileToRead> = self.events.iter().filter_map(Event::file).cloned().collect();
+        let (sender, outcomes) = bounded(1);
+        if files.is_empty() {
+            return SentGroup { events: self.events, outcomes: None };
+        }
+        scope.spawn(move |_| {
+            // Nobody listens any more if the run has failed.
+            sender.send(workers.store(&files)).unwrap_or_default();
+        });
+        SentGroup { events: self.events, outcomes: Some(outcomes) }
+    }
+}
+
+struct SentGroup {
+    events: Vec<Event>,
+    /// Nothing if the group has no files.
+    outcomes: Option<Receiver<Outcomes>>,
+}
+
+impl Workers<'_> {
+    fn store(&self, files: &[FileToRead]) -> Outcomes {
+        let mut outcomes = Vec::with_capacity(files.len());
+        for file in files {
+            if self.stop.load(Ordering::Relaxed) {
+                break;
+            }
+            let outcome = store_file(self.writer, self.chunker, file)?;
+            if let Outcome::Stored { size, .. } = &outcome {
+                self.progress.advance(1, *size);
+            }
+            outcomes.push(outcome);
+        }
+        Ok(outcomes)
+    }
+}
+
+fn run<'s>(
+    walk: Walk,
+    workers: &'s Workers<'_>,
+    scope: &Scope<'s>,
+    in_flight: usize,
+    notes: &mut dyn Notes,
+) -> Result<Assembled> {
+    let mut sent: VecDeque<SentGroup> = VecDeque::new();
+    let mut group = Group::default();
+    let mut trees = Trees::new(workers.writer, notes);
+    for event in walk {
+        group.push(event);
+        if group.is_full() {
+            sent.push_back(mem::take(&mut group).send(workers, scope));
+            if sent.len() >= in_flight
+                && let Some(oldest) = sent.pop_front()
+            {
+                trees.replay(oldest)?;
+                workers.writer.publish_if_much()?;
+            }
+        }
+    }
+    sent.push_back(group.send(workers, scope));
+    for group in sent {
+        trees.replay(group)?;
+    }
+    trees.finish()
+}
+
+/// The trees of the directories that are open, the innermost last.
+struct Trees<'a> {
+    writer: &'a ObjectWriter<'a>,
+    notes: &'a mut dyn Notes,
+    top: TreeBuilder,
+    open: Vec<(Name, TreeBuilder)>,
+    counts: Counts,
+    special: u64,
+}
+
+impl<'a> Trees<'a> {
+    fn new(writer: &'a ObjectWriter<'a>, notes: &'a mut dyn Notes) -> Self {
+        let top = TreeBuilder::new(writer.repo().hash());
+        Self { writer, notes, top, open: Vec::new(), counts: Counts::default(), special: 0 }
+    }
+
+    fn replay(&mut self, group: SentGroup) -> Result<()> {
+        let outcomes = match group.outcomes {
+            Some(outcomes) => outcomes.recv().unwrap_or_else(|_| Ok(Vec::new()))?,
+            None => Vec::new(),
+        };
+        let mut outcomes = outcomes.into_iter();
+        for event in group.events {
+            match event {
+                Event::Enter(name) => self.open.push((name, TreeBuilder::new(self.writer.repo().hash()))),
+                Event::Leave => self.leave()?,
+                Event::File(file) => {
+                    let outcome = outcomes.next().ok_or_else(lost_worker)?;
+                    self.add_file(file, outcome)?;
+                }
+                Event::Symlink(name, target) => {
+                    self.counts.symlinks += 1;
+                    self.add(Entry { name, kind: EntryKind::Symlink { target } })?;
+                }
+                Event::Special => self.special += 1,
+                Event::Repository => {}
+                Event::Failed(error) => self.notes.failed(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn add_file(&mut self, file: FileToRead, outcome: Outcome) -> Result<()> {
+        match outcome {
+            Outcome::Stored { size, content, changed } => {
+                if changed {
+                    self.notes.changed(&file);
+                }
+                self.counts.files += 1;
+                self.counts.bytes += size;
+                self.add(Entry { name: file.name, kind: EntryKind::File { size, content } })
+            }
+            Outcome::Failed(error) => {
+                self.notes.failed(error);
+                Ok(())
+            }
+        }
+    }
+
+    fn add(&mut self, entry: Entry) -> Result<()> {
+        let builder = self.open.last_mut().map_or(&mut self.top, |(_, builder)| builder);
+        builder.push(entry, &mut store(self.writer))
+    }
+
+    fn leave(&mut self) -> Result<()> {
+        let Some((name, builder)) = self.open.pop() else { return Ok(()) };
+        let (tree, size) = builder.finish(&mut store(self.writer))?;
+        self.counts.dirs += 1;
+        self.add(Entry { name, kind: EntryKind::Dir { size, tree } })
+    }
+
+    fn finish(self) -> Result<Assembled> {
+        let (tree, _size) = self.top.finish(&mut store(self.writer))?;
+        Ok(Assembled { tree, counts: self.counts, special: self.special })
+    }
+}
+
+fn store(writer: &ObjectWriter<'_>) -> impl FnMut(&[u8]) -> Result<ObjectId> {
+    |piece| writer.store(piece)
+}
+
+/// A worker thread ended without a result. Its panic, which is the reason, ends the scope as well.
+fn lost_worker() -> Error {
+    Error::io("read", "a file of the source", std::io::Error::other("a worker thread was lost"))
+}

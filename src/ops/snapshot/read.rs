@@ -1,0 +1,164 @@
+//! Reading one file of a source into objects.
+//!
+//! A file is taken as read only if it was the same before and after: kind, size, times, inode. Otherwise it is read
+//! again, up to [`ATTEMPTS`] times; the last reading is kept and reported as changed.
+
+use rayon::prelude::*;
+
+use super::walk::FileToRead;
+use crate::error::{Error, Result};
+use crate::fs::{SourceFile, SourceKind, Stat};
+use crate::object::{BlobId, Chunker, Content, ListBuilder};
+use crate::repo::ObjectWriter;
+
+/// So often a file that changes is read.
+const ATTEMPTS: u32 = 3;
+/// A large file is read in parts of this many bytes (or two of the longest chunks); the chunks of a part are stored in
+/// parallel.
+const PART: usize = 4 << 20;
+
+/// What became of a file.
+pub(super) enum Outcome {
+    /// It was stored.
+    Stored {
+        size: u64,
+        content: Content,
+        /// Whether it changed each time it was read.
+        changed: bool,
+    },
+    /// It could not be read.
+    Failed(Error),
+}
+
+/// An error of the source stays with its file; one of the repository ends the run.
+enum Failure {
+    Source(Error),
+    Repository(Error),
+}
+
+/// Reads and stores a file. An error is one of the repository.
+pub(super) fn store_file(writer: &ObjectWriter<'_>, chunker: Chunker, file: &FileToRead) -> Result<Outcome> {
+    let mut attempt = 1;
+    loop {
+        match read_once(writer, chunker, file, attempt == 1) {
+            Ok(reading) if reading.unchanged || attempt == ATTEMPTS => {
+                let Reading { size, content, unchanged } = reading;
+                return Ok(Outcome::Stored { size, content, changed: !unchanged });
+            }
+            Ok(_) => attempt += 1,
+            Err(Failure::Source(error)) => return Ok(Outcome::Failed(error)),
+            Err(Failure::Repository(error)) => return Err(error),
+        }
+    }
+}
+
+struct Reading {
+    size: u64,
+    content: Content,
+    unchanged: bool,
+}
+
+/// Reads the file once. The first time, what the walk saw counts as the look before.
+fn read_once(writer: &ObjectWriter<'_>, chunker: Chunker, file: &FileToRead, first: bool) -> Result<Reading, Failure> {
+    let mut source = file.dir.open_file(&file.name).map_err(Failure::Source)?;
+    let before = if first { file.stat } else { source.stat().map_err(Failure::Source)? };
+    let (size, content) = read_content(writer, chunker, &mut source, before)?;
+    let after = source.stat().map_err(Failure::Source)?;
+    if after.kind != SourceKind::File {
+        let error = std::io::Error::other("it is not a regular file any more");
+        return Err(Failure::Source(Error::io("read the file", file.dir.path_of(&file.name), error)));
+    }
+    Ok(Reading { size, content, unchanged: before == after && size == after.size })
+}
+
+fn read_content(
+    writer: &ObjectWriter<'_>,
+    chunker: Chunker,
+    source: &mut SourceFile,
+    expected: Stat,
+) -> Result<(u64, Content), Failure> {
+    let sizes = chunker.sizes();
+    let whole = sizes.whole_file();
+    let mut part = Part::new(expected.size, PART.max(2 * sizes.maximum()));
+    part.fill(source)?;
+    if !part.ended && part.filled <= whole {
+        part.fill(source)?;
+    }
+    if part.filled <= whole {
+        let id = writer.store(part.bytes()).map_err(Failure::Repository)?;
+        return Ok((part.filled as u64, Content::Blob(BlobId(id))));
+    }
+    let mut list = ListBuilder::new();
+    let mut store = |piece: &[u8]| writer.store(piece).map_err(Failure::Repository);
+    loop {
+        let (chunks, rest) = cut(chunker, part.bytes(), part.ended);
+        let ids = chunks.par_iter().map(|chunk| writer.store(chunk)).collect::<Result<Vec<_>>>();
+        for (id, chunk) in ids.map_err(Failure::Repository)?.into_iter().zip(&chunks) {
+            list.push(BlobId(id), chunk.len() as u64, &mut store)?;
+        }
+        if part.ended {
+            break;
+        }
+        let rest = rest.len();
+        part.keep_last(rest);
+        part.fill(source)?;
+    }
+    let (list, depth, size) = list.finish(&mut store)?;
+    Ok((size, Content::Chunks { list, depth }))
+}
+
+/// The part of a file that is in memory.
+///
+/// No more is read than the file had when it was looked at: whether it has grown since is seen by looking again, which
+/// costs less than a read that finds the end, and a file that keeps growing is not followed for ever. Only a file that
+/// claims to be empty is read to its end, since those of `/proc` and `/sys` all do.
+struct Part {
+    buffer: Vec<u8>,
+    filled: usize,
+    longest: usize,
+    left: u64,
+    ended: bool,
+}
+
+impl Part {
+    fn new(expected: u64, longest: usize) -> Self {
+        let left = if expected == 0 { u64::MAX } else { expected };
+        let first = if expected == 0 { 4096 } else { usize::try_from(expected).unwrap_or(longest).min(longest) };
+        Self { buffer: vec![0; first], filled: 0, longest, left, ended: false }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.buffer[..self.filled]
+    }
+
+    /// Reads until the buffer is full, or the file has ended.
+    fn fill(&mut self, source: &mut SourceFile) -> Result<(), Failure> {
+        if self.filled == self.buffer.len() {
+            self.buffer.resize(self.longest, 0);
+        }
+        let room = self.buffer.len() - self.filled;
+        let room = usize::try_from(self.left).unwrap_or(room).min(room);
+        let count = source.fill(&mut self.buffer[self.filled..self.filled + room]).map_err(Failure::Source)?;
+        self.filled += count;
+        self.left -= count as u64;
+        self.ended = count < room || self.left == 0;
+        Ok(())
+    }
+
+    /// Drops all but the last `count` bytes.
+    fn keep_last(&mut self, count: usize) {
+        self.buffer.copy_within(self.filled - count..self.filled, 0);
+        self.filled = count;
+    }
+}
+
+/// Cuts `data` into chunks, as far as the cuts are certain without seeing more of the file, and returns the rest.
+fn cut(chunker: Chunker, mut data: &[u8], ended: bool) -> (Vec<&[u8]>, &[u8]) {
+    let mut chunks = Vec::new();
+    while data.len() >= chunker.sizes().maximum() || (ended && !data.is_empty()) {
+        let (chunk, rest) = data.split_at(chunker.cut(data));
+        chunks.push(chunk);
+        data = rest;
+    }
+    (chunks, data)
+}

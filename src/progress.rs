@@ -1,0 +1,46 @@
+//! How long operations report what they are doing, without knowing who listens.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::error::Error;
+
+/// Receives reports from a running operation. Called from several threads, and often: implementations must be cheap.
+pub trait Progress: Sync {
+    /// `files` more files with `bytes` more bytes of content were dealt with.
+    fn advance(&self, files: u64, bytes: u64);
+
+    /// Something went wrong with one file or object; the operation goes on.
+    fn warning(&self, warning: &Warning<'_>);
+
+    /// The repository is locked by others and the operation has waited this long; it goes on waiting.
+    fn waiting_for_lock(&self, waited: Duration, holders: &[String]);
+}
+
+/// Something that went wrong without stopping the operation.
+#[derive(Debug)]
+pub struct Warning<'a> {
+    /// The file it is about: below the source, below the output directory, or in the repository.
+    pub path: Option<&'a Path>,
+    /// What went wrong.
+    pub reason: WarningReason<'a>,
+}
+
+/// The cause of a [`Warning`].
+#[derive(Debug)]
+pub enum WarningReason<'a> {
+    /// An error, which names its own paths.
+    Error(&'a Error),
+    /// A plain sentence.
+    Text(&'a str),
+}
+
+/// Ignores every report.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Silent;
+
+impl Progress for Silent {
+    fn advance(&self, _files: u64, _bytes: u64) {}
+    fn warning(&self, _warning: &Warning<'_>) {}
+    fn waiting_for_lock(&self, _waited: Duration, _holders: &[String]) {}
+}

@@ -1,0 +1,72 @@
+//! Getting the repository's lock.
+//!
+//! The lock is the kernel's (flock on the file `lock`), so a dead process holds nothing and there is nothing to unlock
+//! by hand. Shared for everything that reads or adds, exclusive for what removes. On media that cannot be written to the
+//! lock file is opened for reading; if there is none, nobody can be writing there either, and a reader goes on without.
+
+use std::io::ErrorKind;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::Session;
+use crate::error::{Error, Result};
+use crate::store::{Backend, Lock, LockMode, layout, staging};
+
+/// How often the lock is tried.
+const POLL: Duration = Duration::from_millis(50);
+/// After so long, and again each time so much has passed, the user is told what is waited for.
+const FIRST_WORD: Duration = Duration::from_secs(1);
+const NEXT_WORD: Duration = Duration::from_secs(10);
+
+/// Waits for the lock. Nothing is returned where a lock is not needed: see the module.
+pub(super) fn acquire(backend: &dyn Backend, mode: LockMode, session: &Session<'_>) -> Result<Option<Box<dyn Lock>>> {
+    let begun = Instant::now();
+    let mut next_word = FIRST_WORD;
+    loop {
+        match try_once(backend, mode)? {
+            Attempt::Locked(lock) => return Ok(Some(lock)),
+            Attempt::NotNeeded => return Ok(None),
+            Attempt::Held => {}
+        }
+        let waited = begun.elapsed();
+        if waited >= session.lock_wait {
+            return Err(Error::Locked {
+                path: backend.describe(""),
+                waited,
+                holders: staging::holders(backend).unwrap_or_default(),
+            });
+        }
+        if waited >= next_word {
+            let holders = staging::holders(backend).unwrap_or_default();
+            session.progress.waiting_for_lock(waited, &holders);
+            next_word = waited + NEXT_WORD;
+        }
+        thread::sleep(POLL.min(session.lock_wait.saturating_sub(waited)));
+    }
+}
+
+enum Attempt {
+    Locked(Box<dyn Lock>),
+    Held,
+    NotNeeded,
+}
+
+fn try_once(backend: &dyn Backend, mode: LockMode) -> Result<Attempt> {
+    let attempt = |locked: Option<Box<dyn Lock>>| locked.map_or(Attempt::Held, Attempt::Locked);
+    let error = match backend.try_lock(layout::LOCK, mode, true) {
+        Ok(locked) => return Ok(attempt(locked)),
+        Err(error) => error,
+    };
+    if mode == LockMode::Exclusive {
+        return Err(error);
+    }
+    match error.io_kind() {
+        Some(ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied) => {}
+        _ => return Err(error),
+    }
+    match backend.try_lock(layout::LOCK, mode, false) {
+        Ok(locked) => Ok(attempt(locked)),
+        Err(error) if error.is_not_found() => Ok(Attempt::NotNeeded),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,200 @@
+//! A repository: its configuration, its lock, and typed reads and writes.
+//!
+//! There are two ways to hold one, and they are two types. A [`SharedRepository`] is held together with others: it reads,
+//! and adds objects and snapshots, which never disturbs anyone. An [`ExclusiveRepository`] is held alone, and it alone has
+//! the methods that remove. Both read through [`Repository`].
+
+mod chunks;
+mod entries;
+mod exclusive;
+mod init;
+mod lock;
+mod reachable;
+mod readme;
+mod shared;
+mod snapshots;
+mod write;
+
+use std::fmt::Debug;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+pub use chunks::{ChunkAt, Chunks};
+pub use entries::Entries;
+pub(crate) use entries::check_piece;
+pub use exclusive::ExclusiveRepository;
+pub use init::{InitOptions, init};
+pub use reachable::Reachable;
+pub use shared::SharedRepository;
+pub use snapshots::SnapshotListing;
+pub use write::ObjectWriter;
+
+use crate::error::{Error, ObjectProblem, Result};
+use crate::object::{
+    BlobId, Chunk, Config, DocumentError, HashAlgorithm, ListId, MAX_OBJECT, Malformed, ObjectId, Tree, TreeId,
+    decode_list,
+};
+use crate::progress::Progress;
+use crate::store::loose::{self, ReadRules};
+use crate::store::staging::RunInfo;
+use crate::store::{Backend, LocalBackend, layout};
+
+/// Who is at work, and how patiently.
+#[derive(Clone)]
+pub struct Session<'a> {
+    /// The machine, for those who wait for this process.
+    pub host: String,
+    /// This process.
+    pub pid: u32,
+    /// What it does: the name of the operation.
+    pub command: String,
+    /// When it began.
+    pub start: Timestamp,
+    /// How long to wait for the repository's lock.
+    pub lock_wait: Duration,
+    /// Who is told what happens.
+    pub progress: &'a dyn Progress,
+}
+
+impl Session<'_> {
+    fn info(&self) -> RunInfo {
+        RunInfo { host: self.host.clone(), pid: self.pid, command: self.command.clone(), start: self.start }
+    }
+}
+
+/// The backend for the repository in the local directory `path`, which must exist.
+pub fn local(path: &Path) -> Result<Arc<dyn Backend>> {
+    match LocalBackend::open(path) {
+        Ok(backend) => Ok(Arc::new(backend)),
+        Err(error) => {
+            let reason = match error.io_kind() {
+                Some(std::io::ErrorKind::NotFound) => "there is no such directory",
+                Some(std::io::ErrorKind::NotADirectory) => "it is not a directory",
+                _ => return Err(error),
+            };
+            Err(no_repository(path, reason))
+        }
+    }
+}
+
+fn no_repository(path: &Path, reason: &str) -> Error {
+    Error::NoRepository {
+        path: path.to_path_buf(),
+        reason: reason.into(),
+        next: format!(
+            "name the repository with --repo, see that its disk is mounted, or make a new one with \
+             `backuptool init --repo {}`",
+            path.display()
+        ),
+    }
+}
+
+/// A repository that can be read.
+#[derive(Debug)]
+pub struct Repository {
+    backend: Arc<dyn Backend>,
+    config: Config,
+}
+
+impl Repository {
+    /// Reads the configuration. Nothing is locked.
+    fn load(backend: Arc<dyn Backend>) -> Result<Self> {
+        let path = backend.describe(layout::CONFIG);
+        let bytes = match backend.read(layout::CONFIG, 0, 1024 * 1024) {
+            Ok(bytes) => bytes,
+            Err(error) if error.is_not_found() => {
+                let root = backend.describe("");
+                return Err(match init::interrupted(&*backend) {
+                    Ok(true) => Error::NoRepository {
+                        path: root.clone(),
+                        reason: "its making was interrupted".into(),
+                        next: format!("complete it with `backuptool init --repo {}`", root.display()),
+                    },
+                    _ => no_repository(&root, "it holds no config.json"),
+                });
+            }
+            Err(error) => return Err(error),
+        };
+        let config = Config::decode(&bytes).map_err(|error| match error {
+            DocumentError::TooNew(what) => Error::TooNew { path, what },
+            DocumentError::Damaged(reason) => Error::Damaged {
+                path,
+                reason,
+                next: "copy this file from another copy of the repository; it never changes".into(),
+            },
+        })?;
+        if let Some(entry) = loose::list_or_empty(&*backend, layout::PACKS)?.into_iter().next() {
+            return Err(Error::TooNew {
+                path: backend.describe(layout::PACKS).join(entry.name),
+                what: "the repository holds packs, which this version does not read".into(),
+            });
+        }
+        Ok(Self { backend, config })
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The hash that names objects.
+    pub fn hash(&self) -> HashAlgorithm {
+        self.config.hash
+    }
+
+    /// Where the repository is stored.
+    pub fn backend(&self) -> &dyn Backend {
+        &*self.backend
+    }
+
+    /// The most bytes of content that an object can have.
+    pub fn max_object(&self) -> usize {
+        MAX_OBJECT.max(self.config.chunks.maximum())
+    }
+
+    fn rules(&self) -> ReadRules {
+        ReadRules { hash: self.config.hash, max_object: self.max_object() }
+    }
+
+    /// Reads an object and verifies it.
+    pub fn read_object(&self, id: ObjectId) -> Result<Vec<u8>> {
+        loose::read(self.backend(), self.rules(), id)
+    }
+
+    /// Reads a blob, verifies it, and sees that it has the length that the entry or list that refers to it says.
+    pub fn read_blob(&self, id: BlobId, length: u64) -> Result<Vec<u8>> {
+        let content = self.read_object(id.object())?;
+        if content.len() as u64 == length {
+            return Ok(content);
+        }
+        let reason = format!("it has {} bytes where {length} are referred to", content.len());
+        Err(Error::damaged_object(id.object(), reason))
+    }
+
+    /// Reads one tree object; [`Repository::entries`] reads a directory whatever its size.
+    pub fn read_tree(&self, id: TreeId) -> Result<Tree> {
+        Tree::decode(&self.read_object(id.object())?).map_err(|error| malformed(id.object(), &error))
+    }
+
+    /// Reads one piece of a chunk list; [`Repository::chunks`] reads a list whatever its size.
+    pub fn read_list(&self, id: ListId) -> Result<Vec<Chunk>> {
+        decode_list(&self.read_object(id.object())?).map_err(|error| malformed(id.object(), &error))
+    }
+
+    /// The entries of a directory, in the order of their names.
+    pub fn entries(&self, tree: TreeId) -> Entries<'_> {
+        Entries::new(self, tree)
+    }
+
+    /// The chunks of a large file of `length` bytes, in order.
+    pub fn chunks(&self, list: ListId, depth: u8, length: u64) -> Chunks<'_> {
+        Chunks::new(self, list, depth, length)
+    }
+}
+
+fn malformed(id: ObjectId, error: &Malformed) -> Error {
+    Error::Object { id, problem: ObjectProblem::Damaged(error.to_string()) }
+}

@@ -1,0 +1,48 @@
+//! A repository that is held together with others: for reading, and for adding.
+
+use std::ops::Deref;
+use std::sync::Arc;
+
+use super::exclusive::ExclusiveRepository;
+use super::write::ObjectWriter;
+use super::{Repository, Session, lock};
+use crate::error::Result;
+use crate::store::batch::SyncMethod;
+use crate::store::{Backend, Lock, LockMode};
+
+/// A repository with its shared lock: nothing in it is removed while this is held.
+#[derive(Debug)]
+pub struct SharedRepository {
+    repo: Repository,
+    lock: Option<Box<dyn Lock>>,
+}
+
+impl SharedRepository {
+    /// Opens the repository on `backend`, waiting for its lock.
+    pub fn open(backend: Arc<dyn Backend>, session: &Session<'_>) -> Result<Self> {
+        let repo = Repository::load(backend)?;
+        let lock = lock::acquire(repo.backend(), LockMode::Shared, session)?;
+        Ok(Self { repo, lock })
+    }
+
+    /// A writer for objects and one snapshot.
+    pub fn writer(&self, session: &Session<'_>, method: SyncMethod) -> Result<ObjectWriter<'_>> {
+        ObjectWriter::begin(&self.repo, session, method)
+    }
+
+    /// Exchanges the shared lock for the exclusive one. The shared lock is released first, so others may add snapshots
+    /// in between: what was learnt before must be looked at again.
+    pub fn into_exclusive(self, session: &Session<'_>) -> Result<ExclusiveRepository> {
+        let Self { repo, lock } = self;
+        drop(lock);
+        ExclusiveRepository::lock(repo, session)
+    }
+}
+
+impl Deref for SharedRepository {
+    type Target = Repository;
+
+    fn deref(&self) -> &Repository {
+        &self.repo
+    }
+}

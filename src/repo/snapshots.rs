@@ -1,0 +1,65 @@
+//! Reading the snapshots of a repository.
+
+use super::Repository;
+use crate::error::{Error, Result};
+use crate::object::{DocumentError, Snapshot};
+use crate::store::layout::RefFile;
+use crate::store::refs::{self, RefListing};
+
+/// The snapshots of a repository.
+#[derive(Debug, Default)]
+pub struct SnapshotListing {
+    /// Those that can be read, by number.
+    pub snapshots: Vec<Snapshot>,
+    /// The numbers of those that cannot, and why not.
+    pub unreadable: Vec<(u64, Error)>,
+}
+
+impl Repository {
+    /// The numbers of the snapshots and of the removed ones, without reading any.
+    pub fn refs(&self) -> Result<RefListing> {
+        refs::list(self.backend())
+    }
+
+    /// Reads every snapshot. One that cannot be read does not hide the others.
+    pub fn snapshots(&self) -> Result<SnapshotListing> {
+        let mut listing = SnapshotListing::default();
+        for number in self.refs()?.snapshots {
+            match self.read_snapshot(number) {
+                Ok(snapshot) => listing.snapshots.push(snapshot),
+                Err(error) => listing.unreadable.push((number, error)),
+            }
+        }
+        Ok(listing)
+    }
+
+    /// Reads one snapshot.
+    pub fn snapshot(&self, number: u64) -> Result<Snapshot> {
+        let existing = self.refs()?.snapshots;
+        if existing.binary_search(&number).is_err() {
+            return Err(Error::NoSnapshot { wanted: number.to_string(), existing });
+        }
+        self.read_snapshot(number)
+    }
+
+    fn read_snapshot(&self, number: u64) -> Result<Snapshot> {
+        let path = self.backend().describe(&RefFile::Ref(number).path());
+        let damaged = |reason: String| Error::Damaged {
+            path: path.clone(),
+            reason,
+            next: "copy this file from another copy of the repository, or remove the snapshot with \
+                   `backuptool prune`"
+                .into(),
+        };
+        let bytes = refs::read(self.backend(), number)?;
+        let snapshot = Snapshot::decode(self.hash(), &bytes).map_err(|error| match error {
+            DocumentError::Damaged(reason) => damaged(reason),
+            DocumentError::TooNew(what) => Error::TooNew { path: path.clone(), what },
+        })?;
+        if snapshot.number == number {
+            Ok(snapshot)
+        } else {
+            Err(damaged(format!("it is the ref of snapshot {}", snapshot.number)))
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! The compression of objects: one zstd frame each, with the content's length and zstd's own checksum in it.
+//!
+//! A frame is decoded only into a buffer of the length that it declares, and only if that length is within the bound
+//! that the caller gives. So a frame that claims, or holds, more than an object can have is damage that is seen before
+//! anything is allocated.
+
+use std::cell::RefCell;
+
+use zstd::bulk::{Compressor, Decompressor};
+
+/// The zstd level for objects. Measured in `docs/design.md`: the knee of size against time.
+pub const LEVEL: i32 = 3;
+
+struct Contexts {
+    compressor: Compressor<'static>,
+    decompressor: Decompressor<'static>,
+}
+
+impl Contexts {
+    fn new() -> std::io::Result<Self> {
+        let mut compressor = Compressor::new(LEVEL)?;
+        compressor.include_checksum(true)?;
+        compressor.include_contentsize(true)?;
+        Ok(Self { compressor, decompressor: Decompressor::new()? })
+    }
+}
+
+thread_local! {
+    /// Contexts are costly to make (a small object costs three times as much without) and are kept by each thread.
+    static CONTEXTS: RefCell<Option<Contexts>> = const { RefCell::new(None) };
+}
+
+fn with_contexts<T>(work: impl FnOnce(&mut Contexts) -> std::io::Result<T>) -> Result<T, String> {
+    CONTEXTS.with_borrow_mut(|slot| {
+        if slot.is_none() {
+            *slot = Some(Contexts::new().map_err(|error| error.to_string())?);
+        }
+        match slot {
+            Some(contexts) => work(contexts).map_err(|error| error.to_string()),
+            None => Err("zstd gave no context".into()),
+        }
+    })
+}
+
+/// Compresses content into a frame. Fails only if zstd cannot have memory.
+pub fn compress(content: &[u8]) -> Result<Vec<u8>, String> {
+    with_contexts(|contexts| contexts.compressor.compress(content))
+}
+
+/// The longest frame that can hold `max_content` bytes.
+pub fn max_frame(max_content: usize) -> usize {
+    // Content that does not compress costs a few bytes for each block of 128 KiB, and the frame its header and checksum;
+    // zstd's own bound is above all of it.
+    zstd_safe::compress_bound(max_content) + 64
+}
+
+/// Decodes a file that must be exactly one frame of at most `max_content` bytes of content.
+pub fn decompress(frame: &[u8], max_content: usize) -> Result<Vec<u8>, String> {
+    if frame.is_empty() {
+        return Err("the file is empty".into());
+    }
+    let declared = match zstd_safe::get_frame_content_size(frame) {
+        Ok(Some(declared)) => declared,
+        Ok(None) => return Err("the zstd frame does not say how long its content is".into()),
+        Err(_) => return Err("it is not a zstd frame".into()),
+    };
+    let length = usize::try_from(declared).ok().filter(|length| *length <= max_content).ok_or_else(|| {
+        format!("the zstd frame claims {declared} bytes of content, and no object has more than {max_content}")
+    })?;
+    match zstd_safe::find_frame_compressed_size(frame) {
+        Ok(size) if size == frame.len() => {}
+        Ok(_) => return Err("something follows the zstd frame".into()),
+        Err(_) => return Err("the zstd frame is cut short or broken".into()),
+    }
+    let content = with_contexts(|contexts| contexts.decompressor.decompress(frame, length))?;
+    if content.len() == length { Ok(content) } else { Err("the zstd frame holds less than it claims".into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAX: usize = 512 * 1024;
+
+    #[test]
+    fn frames_decode_to_what_went_in() {
+        for content in [vec![], b"a".to_vec(), vec![0; MAX], (0..=255).cycle().take(70_000).collect()] {
+            let frame = compress(&content).unwrap();
+            assert!(frame.len() <= max_frame(content.len()));
+            assert_eq!(decompress(&frame, MAX), Ok(content));
+        }
+    }
+
+    #[test]
+    fn golden_frame() {
+        // The magic number, one segment with a checksum, length 5, one raw block "hello", the low bytes of XXH64.
+        let frame = b"\x28\xb5\x2f\xfd\x24\x05\x29\x00\x00hello\xa3\x6d\x9f\x88";
+        assert_eq!(decompress(frame, MAX), Ok(b"hello".to_vec()));
+        assert_eq!(compress(b"hello").unwrap(), frame);
+    }
+
+    #[test]
+    fn what_claims_or_holds_too_much_is_refused_before_it_is_allocated() {
+        // A header that claims 100 GiB.
+        let mut frame = b"\x28\xb5\x2f\xfd\xe4".to_vec();
+        frame.extend_from_slice(&(100_u64 << 30).to_le_bytes());
+        frame.extend_from_slice(&[1, 0, 0]);
+        assert!(decompress(&frame, MAX).unwrap_err().contains("claims 107374182400"));
+        // A frame that claims 4 bytes and holds a run of 100,000 zeros.
+        let bomb = b"\x28\xb5\x2f\xfd\x20\x04\x03\x35\x0c\x00";
+        assert!(decompress(bomb, MAX).is_err());
+        assert!(decompress(&compress(&vec![0; MAX + 1]).unwrap(), MAX).is_err());
+    }
+
+    #[test]
+    fn every_cut_and_every_flipped_bit_is_refused_or_harmless() {
+        let content: Vec<u8> = (0..2000_u32).flat_map(|i| (i * i).to_le_bytes()).collect();
+        let frame = compress(&content).unwrap();
+        for length in 0..frame.len() {
+            assert!(decompress(&frame[..length], MAX).is_err(), "cut to {length}");
+        }
+        for bit in 0..frame.len() * 8 {
+            let mut bad = frame.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            // Some bits of the header mean nothing to the decoder; the object's hash guards the content itself.
+            if let Ok(decoded) = decompress(&bad, MAX) {
+                assert_eq!(decoded, content, "bit {bit}");
+            }
+        }
+        let mut longer = frame;
+        longer.push(0);
+        assert!(decompress(&longer, MAX).is_err());
+    }
+}

@@ -1,0 +1,128 @@
+//! The names of a repository's files and directories.
+//!
+//! All are lower-case ASCII (`README` aside), short, without links or colons: a repository can lie on any file system.
+//! What does not parse as one of these names is not the repository's, and is never read, counted or removed.
+
+use crate::object::ObjectId;
+
+/// How to read the repository by hand.
+pub const README: &str = "README";
+/// The configuration; the directory is a repository once this exists.
+pub const CONFIG: &str = "config.json";
+/// The file that is locked; never removed.
+pub const LOCK: &str = "lock";
+/// Refs.
+pub const SNAPSHOTS: &str = "snapshots";
+/// Loose objects.
+pub const OBJECTS: &str = "objects";
+/// Packs; none are written yet.
+pub const PACKS: &str = "packs";
+/// Staging.
+pub const TMP: &str = "tmp";
+/// What can be computed again.
+pub const CACHE: &str = "cache";
+
+/// The directories of a repository.
+pub const DIRS: [&str; 5] = [SNAPSHOTS, OBJECTS, PACKS, TMP, CACHE];
+
+/// The file in a writer's staging directory that the writer keeps locked.
+pub const RUN_INFO: &str = "info.json";
+
+/// The directory of a loose object: `objects/ab`.
+pub fn shard_path(first_byte: u8) -> String {
+    format!("{OBJECTS}/{first_byte:02x}")
+}
+
+/// The file of a loose object: `objects/ab/cdef…`.
+pub fn object_path(id: ObjectId) -> String {
+    let hex = id.to_hex();
+    format!("{OBJECTS}/{}/{}", &hex[..2], &hex[2..])
+}
+
+/// The first byte of the objects in the directory called `name` below `objects`.
+pub fn parse_shard(name: &str) -> Option<u8> {
+    let byte = u8::from_str_radix(name, 16).ok()?;
+    (format!("{byte:02x}") == name).then_some(byte)
+}
+
+/// The object that a file called `name` in a shard holds.
+pub fn parse_object(first_byte: u8, name: &str) -> Option<ObjectId> {
+    format!("{first_byte:02x}{name}").parse().ok()
+}
+
+/// A file in `snapshots`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RefFile {
+    /// `N.json`: the ref of snapshot N.
+    Ref(u64),
+    /// `N.pruned`: the ref of a snapshot that was removed.
+    Pruned(u64),
+    /// `N.labels.json`: what can be changed about snapshot N.
+    Labels(u64),
+}
+
+/// Far above any number that is reached, and far from where adding one would overflow.
+const MAX_NUMBER: u64 = 999_999_999_999_999;
+
+impl RefFile {
+    /// Reads a name in `snapshots`.
+    pub fn parse(name: &str) -> Option<Self> {
+        let (digits, kind) = name.split_once('.')?;
+        let number: u64 = digits.parse().ok()?;
+        let file = match kind {
+            "json" => Self::Ref(number),
+            "pruned" => Self::Pruned(number),
+            "labels.json" => Self::Labels(number),
+            _ => return None,
+        };
+        ((1..=MAX_NUMBER).contains(&number) && file.name() == name).then_some(file)
+    }
+
+    fn name(self) -> String {
+        match self {
+            Self::Ref(number) => format!("{number}.json"),
+            Self::Pruned(number) => format!("{number}.pruned"),
+            Self::Labels(number) => format!("{number}.labels.json"),
+        }
+    }
+
+    /// Its path in the repository.
+    pub fn path(self) -> String {
+        format!("{SNAPSHOTS}/{}", self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::object::HashAlgorithm;
+
+    #[test]
+    fn names_parse_back_and_nothing_else_does() {
+        let id = HashAlgorithm::Blake3.hash(b"abc");
+        assert!(object_path(id).starts_with("objects/64/37b3ac38"));
+        assert_eq!(parse_object(0x64, &id.to_hex()[2..]), Some(id));
+        assert_eq!(parse_object(0x64, "x"), None);
+        assert_eq!(parse_shard("0a"), Some(10));
+        for bad in ["a", "0A", "+a", "abc", "", "zz"] {
+            assert_eq!(parse_shard(bad), None, "{bad}");
+        }
+        for file in [RefFile::Ref(1), RefFile::Pruned(20), RefFile::Labels(300)] {
+            assert_eq!(RefFile::parse(file.path().strip_prefix("snapshots/").unwrap()), Some(file));
+        }
+        for bad in [
+            "0.json",
+            "01.json",
+            "+1.json",
+            "1.json~",
+            "1",
+            "json",
+            "1.JSON",
+            ".json",
+            "1.pruned.json",
+            "9999999999999999.json",
+        ] {
+            assert_eq!(RefFile::parse(bad), None, "{bad}");
+        }
+    }
+}

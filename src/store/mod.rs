@@ -1,0 +1,25 @@
+//! A place that holds a repository, and the durable protocols on it.
+//!
+//! [`Backend`] is the seam: a local directory ([`LocalBackend`]), a model of a disk in memory ([`MemoryBackend`]), later
+//! others. On top of it, and knowing nothing of what is stored or why:
+//!
+//! - [`layout`]: the names of a repository's files;
+//! - [`codec`]: the compression of objects;
+//! - [`loose`]: finding and reading objects;
+//! - [`staging`]: where a writer prepares files;
+//! - [`batch`]: how staged objects become durable and visible;
+//! - [`refs`]: how a snapshot becomes visible, and how it is removed.
+
+mod backend;
+pub mod batch;
+pub mod codec;
+pub mod layout;
+mod local;
+pub mod loose;
+mod memory;
+pub mod refs;
+pub mod staging;
+
+pub use backend::{Backend, Entry, EntryKind, Lock, LockMode, StagedFile};
+pub use local::LocalBackend;
+pub use memory::{Crash, MemoryBackend};

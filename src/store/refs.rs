@@ -1,0 +1,127 @@
+//! How a snapshot becomes visible, and how it is removed.
+//!
+//! # Publishing
+//!
+//! The ref is written to the staging directory, synced, and renamed to `snapshots/N.json` without replacing anything;
+//! then the directory is synced. Only then is the snapshot reported as done. If another run took the number in the
+//! meantime, the next one is tried. The caller has made everything that the ref reaches durable before.
+//!
+//! # Removing
+//!
+//! `N.json` is renamed to `N.pruned`: one atomic step that needs no space on the disk. The numbers of removed snapshots
+//! are thereby remembered, and the next snapshot gets the highest number of both kinds plus one, so that a number never
+//! means two snapshots. Where `N.json` and `N.pruned` both exist, the snapshot is pruned. All `.pruned` files but the
+//! highest can go.
+
+use super::backend::{Backend, EntryKind};
+use super::layout::{RefFile, SNAPSHOTS};
+use super::loose::list_or_empty;
+use super::staging::Staging;
+use crate::error::{Error, Result};
+
+/// No ref is longer than this, in bytes.
+pub const MAX_REF: usize = 16 * 1024 * 1024;
+
+/// What a listing of `snapshots` found.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct RefListing {
+    /// The snapshots that exist, ascending.
+    pub snapshots: Vec<u64>,
+    /// The numbers of the `.pruned` files, ascending.
+    pub pruned: Vec<u64>,
+    /// The numbers for which there is a ref as well as a `.pruned` file: a removal that was interrupted.
+    pub half_removed: Vec<u64>,
+    /// The numbers of the label files, ascending.
+    pub labels: Vec<u64>,
+    /// Names that are not a repository's.
+    pub strangers: Vec<String>,
+}
+
+impl RefListing {
+    /// The number after all that are, or were, in use.
+    pub fn next_number(&self) -> u64 {
+        self.snapshots.iter().chain(&self.pruned).max().map_or(1, |highest| highest + 1)
+    }
+}
+
+/// Lists the refs.
+pub fn list(backend: &dyn Backend) -> Result<RefListing> {
+    let mut listing = RefListing::default();
+    for entry in list_or_empty(backend, SNAPSHOTS)? {
+        match RefFile::parse(&entry.name) {
+            Some(RefFile::Ref(number)) if entry.kind == EntryKind::File => listing.snapshots.push(number),
+            Some(RefFile::Pruned(number)) if entry.kind == EntryKind::File => listing.pruned.push(number),
+            Some(RefFile::Labels(number)) if entry.kind == EntryKind::File => listing.labels.push(number),
+            _ => listing.strangers.push(entry.name),
+        }
+    }
+    listing.snapshots.sort_unstable();
+    listing.pruned.sort_unstable();
+    listing.labels.sort_unstable();
+    let is_pruned = |number: &u64| listing.pruned.binary_search(number).is_ok();
+    listing.half_removed = listing.snapshots.iter().copied().filter(is_pruned).collect();
+    let half_removed = &listing.half_removed;
+    listing.snapshots.retain(|number| !half_removed.contains(number));
+    Ok(listing)
+}
+
+/// Reads the file of a ref, unverified.
+pub fn read(backend: &dyn Backend, number: u64) -> Result<Vec<u8>> {
+    backend.read(&RefFile::Ref(number).path(), 0, MAX_REF)
+}
+
+/// Publishes a ref under the next free number. `encode` makes the file's content for a number. When this returns, the
+/// snapshot is visible and durable.
+pub fn publish(backend: &dyn Backend, staging: &Staging<'_>, encode: &mut dyn FnMut(u64) -> Vec<u8>) -> Result<u64> {
+    let mut number = list(backend)?.next_number();
+    loop {
+        let staged = format!("ref-{number}");
+        let content = encode(number);
+        if content.len() > MAX_REF {
+            return Err(Error::refused(
+                format!("write the ref of snapshot {number}"),
+                format!("it has {} bytes, and the most a ref can have is {MAX_REF}", content.len()),
+                "use shorter options and paths",
+            ));
+        }
+        let mut file = staging.create(&staged)?;
+        file.append(&content)?;
+        file.sync()?;
+        drop(file);
+        if backend.publish_new(&staging.path(&staged), &RefFile::Ref(number).path())? {
+            backend.sync_dir(SNAPSHOTS)?;
+            return Ok(number);
+        }
+        backend.remove(&staging.path(&staged))?;
+        number += 1;
+    }
+}
+
+/// Removes snapshots and makes that durable; only then may the objects go that nothing else needs. Also completes
+/// removals that were interrupted. Only for who holds the repository exclusively.
+pub fn remove(backend: &dyn Backend, numbers: &[u64]) -> Result<()> {
+    for number in list(backend)?.half_removed {
+        backend.remove(&RefFile::Ref(number).path())?;
+    }
+    for number in numbers {
+        backend.replace(&RefFile::Ref(*number).path(), &RefFile::Pruned(*number).path())?;
+    }
+    backend.sync_dir(SNAPSHOTS)
+}
+
+/// Removes what removed snapshots left: their labels, and all `.pruned` files but the highest. Only for who holds the
+/// repository exclusively.
+pub fn sweep(backend: &dyn Backend) -> Result<()> {
+    let listing = list(backend)?;
+    for number in &listing.labels {
+        if listing.snapshots.binary_search(number).is_err() {
+            backend.remove(&RefFile::Labels(*number).path())?;
+        }
+    }
+    if let Some((_highest, lower)) = listing.pruned.split_last() {
+        for number in lower {
+            backend.remove(&RefFile::Pruned(*number).path())?;
+        }
+    }
+    Ok(())
+}

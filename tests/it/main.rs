@@ -1,0 +1,4 @@
+//! The tests of behaviour: from the command line and at the library's seams. One program, so that it links once.
+
+mod backend_conformance;
+mod support;
