@@ -10,7 +10,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::object::ObjectId;
+use crate::object::{ObjectId, display_path};
 
 /// A result with the library's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -138,7 +138,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Io { action, path, source } => {
-                write!(f, "cannot {action} {}: {source}", path.display())?;
+                write!(f, "cannot {action} {}: {source}", display_path(path))?;
                 match source.kind() {
                     io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                         f.write_str("; free some space and run the command again")
@@ -150,10 +150,10 @@ impl fmt::Display for Error {
                 }
             }
             Self::NoRepository { path, reason, next } => {
-                write!(f, "cannot open the repository {}: {reason}; {next}", path.display())
+                write!(f, "cannot open the repository {}: {reason}; {next}", display_path(path))
             }
             Self::Locked { path, waited, holders } => {
-                write!(f, "cannot lock the repository {}: waited {} s for ", path.display(), waited.as_secs())?;
+                write!(f, "cannot lock the repository {}: waited {} s for ", display_path(path), waited.as_secs())?;
                 if holders.is_empty() {
                     f.write_str("a process that reads it (readers are not recorded)")?;
                 } else {
@@ -162,9 +162,9 @@ impl fmt::Display for Error {
                 f.write_str("; run the command again later, or wait longer with --lock-wait")
             }
             Self::TooNew { path, what } => {
-                write!(f, "cannot read {}: {what}; use a newer version of backuptool", path.display())
+                write!(f, "cannot read {}: {what}; use a newer version of backuptool", display_path(path))
             }
-            Self::Damaged { path, reason, next } => write!(f, "{} is damaged: {reason}; {next}", path.display()),
+            Self::Damaged { path, reason, next } => write!(f, "{} is damaged: {reason}; {next}", display_path(path)),
             Self::Object { id, problem } => write!(f, "object {id} is {problem}"),
             Self::NoSnapshot { wanted, existing } if existing.is_empty() => {
                 write!(f, "there is no snapshot {wanted}: the repository holds no snapshot yet")

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use backuptool::object::{ChunkSizes, HashAlgorithm};
-use backuptool::store::batch::SyncMethod;
+use backuptool::ops::snapshot::SyncMethod;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 

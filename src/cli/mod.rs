@@ -25,7 +25,7 @@ pub(crate) fn run() -> ExitCode {
             return if error.print().is_ok() && !error.use_stderr() { exit::DONE } else { exit::wrong_usage() };
         }
     };
-    backuptool::fs::raise_open_file_limit();
+    backuptool::ops::raise_open_file_limit();
     let json = cli.global.json;
     match commands::run(cli) {
         Ok(code) => code,

@@ -13,10 +13,32 @@ mod place;
 mod source;
 mod target;
 
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::object::Name;
+
 pub use lock::LockedFile;
 pub use place::{Listed, NewFile, Place, Shape};
 pub use source::{DirListing, Identity, SourceDir, SourceEntry, SourceFile, SourceKind, Stat};
 pub use target::{TargetDir, TargetFile};
+
+/// No path below a source's or an output's top is longer than this, in bytes: four times what the system takes in one
+/// call. The walks go further down over handles, and a hostile or broken tree must not exhaust memory by its depth.
+const LONGEST_PATH: usize = 16 * 1024;
+
+/// The path of a directory in another one, unless that becomes too long.
+fn path_below(above: &Path, name: &Name, action: &'static str) -> Result<PathBuf> {
+    let path = above.join(OsStr::from_bytes(name.as_bytes()));
+    if path.as_os_str().len() <= LONGEST_PATH {
+        return Ok(path);
+    }
+    let error = io::Error::new(io::ErrorKind::InvalidFilename, "it is nested too deep");
+    Err(Error::io(action, path, error))
+}
 
 /// Lets this process hold as many open files as the system allows it. Deep source trees are walked over one open
 /// directory a level.

@@ -16,6 +16,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use super::linux::{can_sync_file_system, sync_file_system};
 use super::lock::LockedFile;
 use crate::error::{Error, Result};
+use crate::object::display_path;
 
 /// An open directory that holds, or will hold, a repository.
 #[derive(Debug)]
@@ -169,7 +170,7 @@ impl Place {
     /// Renames a file, in place of what may be there.
     pub fn rename(&self, from: &str, to: &str) -> Result<()> {
         rustix::fs::renameat(&self.dir, from, &self.dir, to)
-            .map_err(|error| Error::io(format!("rename {} to", self.full(from).display()), self.full(to), error))
+            .map_err(|error| Error::io(format!("rename {} to", display_path(&self.full(from))), self.full(to), error))
     }
 
     /// Makes the names in a directory durable.

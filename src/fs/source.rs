@@ -14,6 +14,7 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::path_below;
 use crate::error::{Error, Result};
 use crate::object::Name;
 
@@ -140,9 +141,10 @@ impl SourceDir {
 
     /// Opens a directory in it.
     pub fn open_dir(&self, name: &Name) -> Result<Self> {
+        let path = path_below(&self.path, name, "open the directory")?;
         let fd = rustix::fs::openat(&self.fd, name.as_bytes(), DIR | OFlags::NOFOLLOW, Mode::empty())
             .map_err(|error| self.failed("open the directory", name, error))?;
-        Ok(Self { fd, path: self.path_of(name) })
+        Ok(Self { fd, path })
     }
 
     /// Its entries.

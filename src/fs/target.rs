@@ -16,10 +16,11 @@ use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::path_below;
 use super::place::Place;
 use super::source::SourceDir;
 use crate::error::{Error, Result};
-use crate::object::Name;
+use crate::object::{Name, display_path};
 
 /// A directory that a restore fills.
 #[derive(Debug)]
@@ -36,7 +37,7 @@ impl TargetDir {
     /// Checks that `path` can be an output directory, without changing anything: it must not exist or be an empty
     /// directory.
     pub fn check(path: &Path) -> Result<()> {
-        let attempted = || format!("restore into {}", path.display());
+        let attempted = || format!("restore into {}", display_path(path));
         match path.metadata() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => match path.symlink_metadata() {
                 Ok(_) => Err(Error::refused(
@@ -88,7 +89,7 @@ impl TargetDir {
             let reason = "another name of this directory is the same to the file system (it ignores case or folds \
                           characters), or something else writes here";
             return Error::refused(
-                format!("{action} {}", path.display()),
+                format!("{action} {}", display_path(&path)),
                 reason,
                 "restore this path into another directory, or onto another file system",
             );
@@ -98,11 +99,12 @@ impl TargetDir {
 
     /// Makes a directory and opens it.
     pub fn make_dir(&self, name: &Name) -> Result<Self> {
+        let path = path_below(&self.path, name, "create the directory")?;
         rustix::fs::mkdirat(&self.fd, name.as_bytes(), Mode::RWXU | Mode::RWXG | Mode::RWXO)
             .map_err(|error| self.failed("create the directory", name, error))?;
         let fd = rustix::fs::openat(&self.fd, name.as_bytes(), DIR, Mode::empty())
             .map_err(|error| self.failed("open the directory", name, error))?;
-        Ok(Self { fd, path: self.path_of(name) })
+        Ok(Self { fd, path })
     }
 
     /// Makes a symbolic link.

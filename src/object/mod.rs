@@ -19,7 +19,7 @@ pub use config::{Config, FORMAT};
 pub use document::DocumentError;
 pub use id::{BlobId, HashAlgorithm, ID_LEN, ListId, NotAnId, ObjectId, TreeId};
 pub use list::{Chunk, ListBuilder, MAX_DEPTH, decode_list, encode_list};
-pub use name::{Name, UnsafeName, display_bytes};
+pub use name::{Name, UnsafeName, display_bytes, display_path};
 pub use snapshot::{Added, Counts, PathNote, PathNotes, Snapshot};
 pub use tree::{Content, Entry, EntryKind, Piece, Tree, TreeBuilder};
 

@@ -1,6 +1,7 @@
 //! Names of files and directories: bytes, as the operating system has them.
 
 use std::fmt;
+use std::path::Path;
 
 /// The name of an entry of a directory: not empty, not `.` or `..`, without `/` and NUL. Nothing else is assumed: the
 /// bytes need not be UTF-8. Such a name cannot lead out of the directory it is used in.
@@ -65,6 +66,11 @@ pub fn display_bytes(bytes: &[u8]) -> String {
         }
     }
     text
+}
+
+/// A path for people; see [`display_bytes`].
+pub fn display_path(path: &Path) -> String {
+    display_bytes(path.as_os_str().as_encoded_bytes())
 }
 
 /// Characters that change the direction of the text around them.

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
 use crate::error::{Error, Result};
-use crate::object::{EntryKind, Name, Snapshot, TreeId};
+use crate::object::{EntryKind, Name, Snapshot, TreeId, display_bytes};
 use crate::repo::Repository;
 
 /// A snapshot, and perhaps a path in it.
@@ -38,7 +38,7 @@ impl Address {
         };
         let snapshot = str::from_utf8(snapshot).ok().and_then(parse_wanted).ok_or_else(|| {
             Error::refused(
-                format!("find snapshot {:?}", text.display().to_string()),
+                format!("find snapshot {:?}", display_bytes(bytes)),
                 "it is not a snapshot's address",
                 "give a number, `latest`, `latest~2`, or one of these with a path: `7:path/inside`",
             )
@@ -84,7 +84,7 @@ pub fn parse_path(path: &OsStr) -> Result<Vec<Name>> {
         .map(|part| {
             Name::new(part).map_err(|error| {
                 Error::refused(
-                    format!("find the path {}", path.display()),
+                    format!("find the path {}", display_bytes(path.as_bytes())),
                     error.to_string(),
                     "give a path as it stands below the snapshot's top directory",
                 )

@@ -5,8 +5,20 @@
 
 pub mod address;
 pub mod check;
+pub mod init;
 pub mod list;
 mod parallel;
 pub mod prune;
 pub mod restore;
 pub mod snapshot;
+
+use std::path::Path;
+
+use crate::error::Result;
+pub use crate::fs::raise_open_file_limit;
+use crate::repo::{self, Session, SharedRepository};
+
+/// Opens the repository in the directory `path`, for every operation but `init`.
+pub fn open(path: &Path, session: &Session<'_>) -> Result<SharedRepository> {
+    SharedRepository::open(repo::local(path)?, session)
+}

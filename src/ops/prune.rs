@@ -27,13 +27,18 @@ pub struct PrunePlan {
     pub remove: Vec<u64>,
     /// The snapshots that stay, ascending.
     pub keep: Vec<u64>,
-    /// The stored objects that no remaining snapshot needs.
-    pub dead: Vec<ObjectId>,
-    /// The bytes that their files have.
-    pub dead_bytes: u64,
+    /// The stored objects that no remaining snapshot needs, each with the bytes that its file has.
+    pub dead: Vec<(ObjectId, u64)>,
     /// Blobs that remaining snapshots need and that are not stored.
     pub missing: Vec<ObjectId>,
     marks: Reachable,
+}
+
+impl PrunePlan {
+    /// The bytes that would be freed.
+    pub fn bytes(&self) -> u64 {
+        self.dead.iter().map(|(_, bytes)| bytes).sum()
+    }
 }
 
 /// What a prune did.
@@ -62,17 +67,13 @@ pub fn plan(repo: &Repository, numbers: &[u64]) -> Result<PrunePlan> {
     mark_all(repo, &keep, &mut marks)?;
 
     let stored = loose::list(repo.backend())?.objects;
-    let mut dead_bytes = 0;
     let mut dead = Vec::new();
-    for id in &stored {
-        if !marks.needs(id) {
-            dead_bytes += repo.backend().length(&layout::object_path(*id))?;
-            dead.push(*id);
-        }
+    for id in stored.iter().filter(|id| !marks.needs(id)) {
+        dead.push((*id, repo.backend().length(&layout::object_path(*id))?));
     }
     let mut missing: Vec<ObjectId> = marks.needed().filter(|id| stored.binary_search(id).is_err()).copied().collect();
     missing.sort_unstable();
-    Ok(PrunePlan { remove, keep, dead, dead_bytes, missing, marks })
+    Ok(PrunePlan { remove, keep, dead, missing, marks })
 }
 
 /// Executes a plan that was made on the same repository.
@@ -88,22 +89,20 @@ pub fn execute(repo: SharedRepository, mut plan: PrunePlan, session: &Session<'_
         .collect();
     mark_all(&repo, &new, &mut plan.marks)?;
     // Another prune may have removed some of them in the meantime.
-    let removed: Vec<u64> = plan.remove.into_iter().filter(|number| existing.binary_search(number).is_ok()).collect();
-    let mut bytes = plan.dead_bytes;
-    let mut dead = Vec::with_capacity(plan.dead.len());
-    for id in plan.dead {
-        if plan.marks.needs(&id) {
-            bytes -= repo.backend().length(&layout::object_path(id))?;
-        } else {
-            dead.push(id);
-        }
-    }
+    let removed: Vec<u64> =
+        plan.remove.iter().copied().filter(|number| existing.binary_search(number).is_ok()).collect();
+    plan.dead.retain(|(id, _)| !plan.marks.needs(id));
 
     repo.remove_snapshots(&removed)?;
-    let objects = dead.len() as u64;
-    repo.remove_objects(dead)?;
+    repo.remove_objects(plan.dead.iter().map(|(id, _)| *id))?;
     repo.remove_leftovers(announced.as_ref())?;
-    Ok(PruneReport { removed, objects, bytes, missing: plan.missing, elapsed: begun.elapsed() })
+    Ok(PruneReport {
+        removed,
+        objects: plan.dead.len() as u64,
+        bytes: plan.bytes(),
+        missing: plan.missing,
+        elapsed: begun.elapsed(),
+    })
 }
 
 fn mark_all(repo: &Repository, numbers: &[u64], marks: &mut Reachable) -> Result<()> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::{Repository, Session, lock, readme};
 use crate::error::{Error, Result};
-use crate::object::{ChunkSizes, Config, HashAlgorithm};
+use crate::object::{ChunkSizes, Config, HashAlgorithm, display_path};
 use crate::store::loose::list_or_empty;
 use crate::store::staging::{self, Staging, random_hex};
 use crate::store::{Backend, EntryKind, LockMode, layout};
@@ -55,7 +55,7 @@ pub fn init(backend: Arc<dyn Backend>, options: &InitOptions, session: &Session<
 
 fn already(backend: &dyn Backend) -> Error {
     Error::refused(
-        format!("make a repository in {}", backend.describe("").display()),
+        format!("make a repository in {}", display_path(&backend.describe(""))),
         "there is one already",
         "use it as it is; nothing was changed",
     )
@@ -70,9 +70,9 @@ fn refuse_foreign(backend: &dyn Backend) -> Result<()> {
         return Ok(());
     }
     Err(Error::refused(
-        format!("make a repository in {}", backend.describe("").display()),
+        format!("make a repository in {}", display_path(&backend.describe(""))),
         "the directory holds other files",
-        "name a directory that does not exist or is empty; nothing was changed",
+        "name a directory that does not exist or is empty, perhaps one inside it; nothing was changed",
     ))
 }
 

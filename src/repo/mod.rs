@@ -35,7 +35,7 @@ pub use write::ObjectWriter;
 use crate::error::{Error, ObjectProblem, Result};
 use crate::object::{
     BlobId, Chunk, Config, DocumentError, HashAlgorithm, ListId, MAX_OBJECT, Malformed, ObjectId, Tree, TreeId,
-    decode_list,
+    decode_list, display_path,
 };
 use crate::progress::Progress;
 use crate::store::loose::{self, ReadRules};
@@ -87,7 +87,7 @@ fn no_repository(path: &Path, reason: &str) -> Error {
         next: format!(
             "name the repository with --repo, see that its disk is mounted, or make a new one with \
              `backuptool init --repo {}`",
-            path.display()
+            display_path(path)
         ),
     }
 }
@@ -111,7 +111,7 @@ impl Repository {
                     Ok(true) => Error::NoRepository {
                         path: root.clone(),
                         reason: "its making was interrupted".into(),
-                        next: format!("complete it with `backuptool init --repo {}`", root.display()),
+                        next: format!("complete it with `backuptool init --repo {}`", display_path(&root)),
                     },
                     _ => no_repository(&root, "it holds no config.json"),
                 });

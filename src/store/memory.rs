@@ -23,6 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::backend::{Backend, Entry, EntryKind, Lock, LockMode, StagedFile};
 use crate::error::{Error, Result};
+use crate::object::display_path;
 
 /// A repository's place in memory. Clones are handles to the same place.
 #[derive(Clone, Debug)]
@@ -112,7 +113,7 @@ impl MemoryBackend {
     fn rename(&self, from: &str, to: &str, over: bool) -> Result<bool> {
         self.disk()
             .rename(from, to, over)
-            .map_err(|e| Error::io(format!("rename {} to", self.describe(from).display()), self.describe(to), e))
+            .map_err(|e| Error::io(format!("rename {} to", display_path(&self.describe(from))), self.describe(to), e))
     }
 }
 

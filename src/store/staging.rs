@@ -21,6 +21,7 @@ use super::backend::{Backend, EntryKind, Lock, LockMode, StagedFile};
 use super::layout::{RUN_INFO, TMP};
 use super::loose::list_or_empty;
 use crate::error::{Error, Result};
+use crate::object::display_path;
 
 /// Who is writing, for others to read while they wait.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,7 +71,7 @@ impl<'b> Staging<'b> {
             }
         }
         Err(Error::refused(
-            format!("make a staging directory in {}", backend.describe(TMP).display()),
+            format!("make a staging directory in {}", display_path(&backend.describe(TMP))),
             "each one was removed at once by another process",
             "run the command again",
         ))
@@ -162,8 +163,12 @@ pub fn remove_all_but(backend: &dyn Backend, own: Option<&Staging<'_>>) -> Resul
     let mut removed = 0;
     for dir in runs(backend)? {
         if own.is_none_or(|own| own.dir != dir) {
-            clear(backend, &dir)?;
-            removed += 1;
+            match clear(backend, &dir) {
+                Ok(()) => removed += 1,
+                // It holds something that no writer makes; that is not ours to remove.
+                Err(error) if is_someone_elses(&error) => {}
+                Err(error) => return Err(error),
+            }
         }
     }
     Ok(removed)

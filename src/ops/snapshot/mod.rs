@@ -19,11 +19,13 @@ use self::assemble::{Assembled, Notes};
 use self::walk::{FileToRead, Walk};
 use super::parallel;
 use crate::error::{Error, Result};
-use crate::fs::Identity;
-use crate::object::{Added, BlobId, Chunker, Content, Counts, ListBuilder, PathNote, PathNotes, Snapshot};
+use crate::fs::{Identity, SourceDir};
+use crate::object::{
+    Added, BlobId, Chunker, Content, Counts, ListBuilder, PathNote, PathNotes, Snapshot, display_path,
+};
 use crate::progress::{Progress, Warning, WarningReason};
 use crate::repo::{ObjectWriter, Repository, Session, SharedRepository};
-use crate::store::batch::SyncMethod;
+pub use crate::store::batch::SyncMethod;
 
 /// What to take, and what is recorded with it.
 #[derive(Debug, Clone)]
@@ -55,6 +57,11 @@ pub struct SnapshotReport {
     pub replaced: u64,
     /// How long it took.
     pub elapsed: Duration,
+}
+
+/// Sees that a source is there and can be read at all, before anything is made for it.
+pub fn check_source(source: &Path) -> Result<()> {
+    SourceDir::open(source).map(|_| ())
 }
 
 /// Takes a snapshot of a directory.
@@ -100,7 +107,7 @@ pub fn snapshot(
 fn refuse_repository_as_source(source: &Path, repository: Option<Identity>) -> Result<()> {
     if repository.is_some() && Some(Identity::of(source)?) == repository {
         return Err(Error::refused(
-            format!("take a snapshot of {}", source.display()),
+            format!("take a snapshot of {}", display_path(source)),
             "it is the repository itself",
             "name the directory to take, or another repository with --repo",
         ));
@@ -112,7 +119,7 @@ fn refuse_repository_as_source(source: &Path, repository: Option<Identity>) -> R
 /// snapshot was not, as when its disk is not mounted.
 fn refuse_nothing(repo: &Repository, snapshot: &Snapshot, options: &SnapshotOptions<'_>) -> Result<()> {
     let Counts { files, dirs, symlinks, .. } = snapshot.counts;
-    let attempted = || format!("take a snapshot of {}", options.source.display());
+    let attempted = || format!("take a snapshot of {}", display_path(options.source));
     if files + symlinks == 0 && snapshot.incomplete.count > 0 {
         let reasons = snapshot.incomplete.first.first().map_or("", |note| note.reason.as_str());
         return Err(Error::refused(

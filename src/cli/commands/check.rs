@@ -1,0 +1,122 @@
+//! `check`: reads and verifies everything.
+
+use std::process::ExitCode;
+
+use backuptool::Result;
+use backuptool::error::ObjectProblem;
+use backuptool::object::display_bytes;
+use backuptool::ops::check::{self, CheckReport};
+use serde_json::json;
+
+use super::numbers_text;
+use crate::cli::args::Global;
+use crate::cli::exit;
+use crate::cli::output::{count, print, print_json, size};
+
+pub(super) fn check(global: &Global) -> Result<ExitCode> {
+    let progress = global.progress("checking");
+    let repo = global.open(&global.session("check", &progress))?;
+    let report = check::check(&repo, global.threads(), &progress);
+    progress.finish();
+    let report = report?;
+    if global.json {
+        print_json(&check_json(&report))?;
+    } else if !global.quiet || !report.is_clean() {
+        print(&check_text(&report))?;
+    }
+    Ok(exit::checked(report.is_clean()))
+}
+
+fn check_text(report: &CheckReport) -> String {
+    let mut text = format!(
+        "checked {}, {}, {} in {:.1} s\n",
+        count(report.snapshots, "snapshot"),
+        count(report.objects, "object"),
+        size(report.bytes),
+        report.elapsed.as_secs_f64(),
+    );
+    let mut line = |line: String| {
+        text.push_str(&line);
+        text.push('\n');
+    };
+    for (_number, error) in &report.unreadable {
+        line(format!("damaged: {error}"));
+    }
+    for (id, damage) in &report.damaged {
+        line(match &damage.problem {
+            ObjectProblem::Missing => format!("missing: object {id}"),
+            ObjectProblem::Damaged(reason) => format!("damaged: object {id}: {reason}"),
+        });
+        if damage.files.is_empty() {
+            line("  no snapshot needs it".into());
+        }
+        for (path, snapshots) in &damage.files {
+            let path = if path.is_empty() { "the top directory".to_string() } else { display_bytes(path) };
+            line(format!("  {path} (snapshot {})", numbers_text(snapshots)));
+        }
+    }
+    let leftovers = &report.leftovers;
+    if leftovers.unneeded > 0 {
+        line(format!(
+            "note: no snapshot needs {}; the next prune removes what is unneeded",
+            count(leftovers.unneeded, "object")
+        ));
+    }
+    if leftovers.staging > 0 {
+        line(format!(
+            "note: {} of interrupted runs; the next snapshot or prune removes them",
+            count(leftovers.staging, "staging directory")
+        ));
+    }
+    for number in &leftovers.half_removed {
+        line(format!("note: the removal of snapshot {number} was interrupted; the next prune completes it"));
+    }
+    for path in &leftovers.strangers {
+        line(format!("note: {} is not a file of a repository", display_bytes(path.as_bytes())));
+    }
+    if report.is_clean() {
+        line("no damage found".into());
+    } else {
+        let whole = if report.whole.is_empty() { "none".to_string() } else { numbers_text(&report.whole) };
+        line(format!("snapshots that restore wholly: {whole}"));
+        line(
+            "what to do: copy the damaged or missing files from another copy of this repository (names are hashes, so any \
+             copy serves), or take a new snapshot while the source still has these contents, which stores them again; \
+             then run `backuptool check` again"
+                .into(),
+        );
+    }
+    text
+}
+
+fn check_json(report: &CheckReport) -> serde_json::Value {
+    let damaged: Vec<_> = report
+        .damaged
+        .iter()
+        .map(|(id, damage)| {
+            let files: Vec<_> = damage
+                .files
+                .iter()
+                .map(|(path, snapshots)| json!({"path": display_bytes(path), "snapshots": snapshots}))
+                .collect();
+            json!({"object": id.to_string(), "problem": damage.problem.to_string(), "files": files})
+        })
+        .collect();
+    let unreadable: Vec<_> = report
+        .unreadable
+        .iter()
+        .map(|(number, error)| json!({"snapshot": number, "problem": error.to_string()}))
+        .collect();
+    json!({
+        "type": "check",
+        "clean": report.is_clean(),
+        "snapshots": report.snapshots,
+        "objects": report.objects,
+        "bytes": report.bytes,
+        "damaged": damaged,
+        "unreadable": unreadable,
+        "whole": report.whole,
+        "unneeded_objects": report.leftovers.unneeded,
+        "seconds": report.elapsed.as_secs_f64(),
+    })
+}

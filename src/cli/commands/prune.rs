@@ -1,0 +1,70 @@
+//! `prune`: removes snapshots, and what only they needed.
+
+use std::process::ExitCode;
+
+use backuptool::Result;
+use backuptool::ops::prune::{self, PrunePlan};
+use serde_json::json;
+
+use super::numbers_text;
+use crate::cli::args::{Global, Prune};
+use crate::cli::exit;
+use crate::cli::output::{count, note, size};
+
+pub(super) fn prune(global: &Global, args: &Prune) -> Result<ExitCode> {
+    let progress = global.progress("pruning");
+    let session = global.session("prune", &progress);
+    let repo = global.open(&session)?;
+    let mut numbers = args.snapshots.clone();
+    numbers.sort_unstable();
+    numbers.dedup();
+    let plan = prune::plan(&repo, &numbers)?;
+    for id in &plan.missing {
+        note(&format!(
+            "backuptool: object {id}, which a snapshot that stays needs, is missing; see `backuptool check`"
+        ));
+    }
+    if args.dry_run {
+        let json = json!({
+            "type": "prune",
+            "dry_run": true,
+            "snapshots": plan.remove,
+            "objects": plan.dead.len(),
+            "bytes": plan.bytes(),
+        });
+        global.report(|| plan_text(&plan), &json)?;
+        return Ok(exit::DONE);
+    }
+    let report = prune::execute(repo, plan, &session)?;
+    let text = || {
+        format!(
+            "removed {}: {}\nfreed {} in {}\ntook {:.1} s\n",
+            if report.removed.len() == 1 { "snapshot" } else { "snapshots" },
+            numbers_text(&report.removed),
+            size(report.bytes),
+            count(report.objects, "object"),
+            report.elapsed.as_secs_f64(),
+        )
+    };
+    let json = json!({
+        "type": "prune",
+        "dry_run": false,
+        "snapshots": report.removed,
+        "objects": report.objects,
+        "bytes": report.bytes,
+        "seconds": report.elapsed.as_secs_f64(),
+    });
+    global.report(text, &json)?;
+    Ok(exit::DONE)
+}
+
+fn plan_text(plan: &PrunePlan) -> String {
+    format!(
+        "would remove {}: {}\nwould keep: {}\nwould free {} in {}\n",
+        if plan.remove.len() == 1 { "snapshot" } else { "snapshots" },
+        numbers_text(&plan.remove),
+        if plan.keep.is_empty() { "nothing".to_string() } else { numbers_text(&plan.keep) },
+        size(plan.bytes()),
+        count(plan.dead.len() as u64, "object"),
+    )
+}
