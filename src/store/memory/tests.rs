@@ -1,5 +1,8 @@
 //! What a crash may and may not do to the disk that is modelled.
 
+use std::io::ErrorKind::InvalidInput;
+
+use super::disk::Rng;
 use super::*;
 
 /// A place with some durable directories.
