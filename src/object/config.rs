@@ -20,7 +20,6 @@ pub struct Config {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Fields {
     format: u64,
     id: String,
@@ -30,7 +29,6 @@ struct Fields {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct ChunkerFields {
     algorithm: String,
     version: u64,
@@ -140,7 +138,6 @@ mod tests {
         for (from, to) in [
             ("\"format\": 1", "\"format\": 2"),
             ("\"requires\": []", "\"requires\": [\"encryption\"]"),
-            ("\"requires\": []", "\"colour\": 1,\n  \"requires\": []"),
             ("fastcdc", "rabin"),
             ("2020", "2030"),
             ("16384", "16385"),
@@ -151,6 +148,12 @@ mod tests {
         }
         let other_hash = String::from_utf8(sealed(GOLDEN)).unwrap().replace("blake3", "blake4");
         assert!(matches!(Config::decode(other_hash.as_bytes()), Err(DocumentError::TooNew(_))));
+    }
+
+    #[test]
+    fn fields_that_are_not_known_are_ignored() {
+        let text = GOLDEN.replace("\"requires\": []", "\"colour\": { \"r\": 1 },\n  \"requires\": []");
+        assert_eq!(Config::decode(&sealed(&text)), Ok(config()));
     }
 
     #[test]

@@ -3,6 +3,9 @@
 //! The last line but the closing brace is `"checksum": "…"`: the hash of all lines that do not contain `"checksum"`. So
 //! `sed '/"checksum"/d' FILE | b3sum` verifies one by hand. For that to cover every line, no value may be the text
 //! `checksum`: such a text is written as hex digits under the key `…_hex`, as are bytes that are not UTF-8.
+//!
+//! A reader ignores fields that it does not know, so that later versions can say more. What a reader must understand to
+//! read or prune correctly is named in `requires`, and a name there that it does not know is refused.
 
 use std::fmt;
 
@@ -65,7 +68,7 @@ pub(super) fn open<T: DeserializeOwned>(hash: HashAlgorithm, bytes: &[u8]) -> Re
         fields.remove("checksum");
     }
     serde_json::from_value(value)
-        .map_err(|error| DocumentError::TooNew(format!("it has content that this version does not know ({error})")))
+        .map_err(|error| DocumentError::TooNew(format!("it is whole, but not as this version knows it ({error})")))
 }
 
 /// Parses a document without believing it, to find out which hash covers it.

@@ -41,7 +41,6 @@ pub struct Snapshot {
 
 /// What a snapshot holds, its root directory not counted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Counts {
     /// Regular files.
     pub files: u64,
@@ -55,7 +54,6 @@ pub struct Counts {
 
 /// What a snapshot added to its repository.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Added {
     /// New objects.
     pub objects: u64,
@@ -101,7 +99,6 @@ impl PathNote {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Fields {
     snapshot: u64,
     start: Timestamp,
@@ -130,7 +127,6 @@ struct Fields {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct NotesFields {
     count: u64,
     first: Vec<NoteFields>,
@@ -139,7 +135,6 @@ struct NotesFields {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct NoteFields {
     #[serde(skip_serializing_if = "Option::is_none")]
     path: Option<String>,
@@ -149,7 +144,6 @@ struct NoteFields {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct ContentFields {
     size: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -366,6 +360,20 @@ mod tests {
             assert_eq!(String::from_utf8(snapshot().encode(hash)).unwrap(), text);
             assert_eq!(Snapshot::decode(hash, text.as_bytes()), Ok(snapshot()));
         }
+    }
+
+    #[test]
+    fn fields_that_are_not_known_are_ignored_and_requirements_are_not() {
+        let with = |line: &str| {
+            let text = String::from_utf8(snapshot().encode(Blake3)).unwrap().replace("  \"requires\": [],\n", line);
+            let covered: String = text.split_inclusive('\n').filter(|line| !line.contains("\"checksum\"")).collect();
+            let old = text.lines().find(|line| line.contains("\"checksum\"")).unwrap().to_string();
+            text.replace(&old, &format!("  \"checksum\": \"{}\"", Blake3.hash(covered.as_bytes())))
+        };
+        let more = with("  \"mood\": \"good\",\n  \"requires\": [],\n");
+        assert_eq!(Snapshot::decode(Blake3, more.as_bytes()), Ok(snapshot()));
+        let newer = with("  \"requires\": [\n    \"encryption\"\n  ],\n");
+        assert!(matches!(Snapshot::decode(Blake3, newer.as_bytes()), Err(DocumentError::TooNew(_))));
     }
 
     #[test]
