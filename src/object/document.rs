@@ -1,8 +1,9 @@
 //! Pretty-printed JSON documents with a checksum line: the configuration and the snapshot refs.
 //!
 //! The last line but the closing brace is `"checksum": "…"`: the hash of all lines that do not contain `"checksum"`. So
-//! `sed '/"checksum"/d' FILE | b3sum` verifies one by hand. For that to cover every line, no value may be the text
-//! `checksum`: such a text is written as hex digits under the key `…_hex`, as are bytes that are not UTF-8.
+//! `sed '/"checksum"/d' FILE | b3sum` verifies one by hand. For that to cover every line, no other line may contain the
+//! mark: a text that would (`checksum`, or one that ends in `"checksum`) is written as hex digits under the key `…_hex`,
+//! as are bytes that are not UTF-8.
 //!
 //! A reader ignores fields that it does not know, so that later versions can say more. What a reader must understand to
 //! read or prune correctly is named in `requires`, and a name there that it does not know is refused.
@@ -84,7 +85,7 @@ fn checksum_of_line(line: &str) -> Option<ObjectId> {
 /// Bytes as the pair of fields `key` and `key_hex`, of which one is set.
 pub(super) fn text_or_hex(bytes: &[u8]) -> (Option<String>, Option<String>) {
     match str::from_utf8(bytes) {
-        Ok(text) if text != "checksum" => (Some(text.to_string()), None),
+        Ok(text) if !serde_json::Value::from(text).to_string().contains(MARK) => (Some(text.to_string()), None),
         _ => (None, Some(hex::encode(bytes))),
     }
 }
@@ -95,5 +96,22 @@ pub(super) fn from_text_or_hex(text: Option<String>, hex: Option<String>) -> Res
         (Some(text), None) => Ok(text.into_bytes()),
         (None, Some(hex)) => hex::decode(hex).map_err(DocumentError::damaged),
         _ => Err(DocumentError::damaged("a text is missing, or given twice")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_text_forges_the_mark_of_the_checksum_line() {
+        for hidden in ["checksum", "/a\"checksum", "\"checksum", "\\\"checksum"] {
+            let (text, hex) = text_or_hex(hidden.as_bytes());
+            assert_eq!(text, None, "{hidden}");
+            assert_eq!(from_text_or_hex(text, hex), Ok(hidden.as_bytes().to_vec()));
+        }
+        for plain in ["", "checksums", "\"checksum\"", "checksum\"", "/checksum", "a checksum"] {
+            assert_eq!(text_or_hex(plain.as_bytes()), (Some(plain.to_string()), None));
+        }
     }
 }

@@ -1,3 +1,4 @@
 //! What several tests need.
 
+pub(crate) mod docs;
 pub(crate) mod fault;
