@@ -128,6 +128,18 @@ impl Error {
         }
     }
 
+    /// Whether the medium, or the file system on it, could not give back what was stored.
+    pub fn is_broken_medium(&self) -> bool {
+        use rustix::io::Errno;
+        match self {
+            Self::Io { source, .. } => {
+                let broken = [Errno::IO, Errno::BADMSG].map(|errno| Some(errno.raw_os_error()));
+                source.kind() == io::ErrorKind::InvalidData || broken.contains(&source.raw_os_error())
+            }
+            _ => false,
+        }
+    }
+
     /// Whether the file or directory that was asked for does not exist.
     pub fn is_not_found(&self) -> bool {
         self.io_kind() == Some(io::ErrorKind::NotFound)
@@ -187,7 +199,7 @@ impl std::error::Error for Error {
 }
 
 /// Ascending numbers with runs folded: `1-4, 7, 9-10`.
-fn number_ranges(numbers: &[u64]) -> String {
+pub fn number_ranges(numbers: &[u64]) -> String {
     let runs = numbers.chunk_by(|a, b| a + 1 == *b);
     let texts = runs.map(|run| match run {
         [only] => only.to_string(),

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use backuptool::object::{ChunkSizes, HashAlgorithm};
+use backuptool::ops::address::Address;
 use backuptool::ops::snapshot::SyncMethod;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -115,9 +116,9 @@ pub(super) struct Restore {
 
 #[derive(Args)]
 pub(super) struct Prune {
-    /// The snapshots to remove: N or N,N,…
-    #[arg(long = "snapshot", value_name = "N[,N…]", required = true, value_delimiter = ',')]
-    pub(super) snapshots: Vec<u64>,
+    /// The snapshots to remove: N, latest, latest~2, or several with commas between
+    #[arg(long = "snapshot", value_name = "N[,N…]", required = true, value_delimiter = ',', value_parser = whole_snapshot())]
+    pub(super) snapshots: Vec<Address>,
     /// Show what would be removed and remove nothing
     #[arg(short = 'n', long)]
     pub(super) dry_run: bool,
@@ -164,6 +165,14 @@ fn path() -> impl TypedValueParser<Value = PathBuf> {
             if text.is_empty() { Err("the path is empty") } else { Ok(expand_home(&text)) }
         },
     )
+}
+
+/// The address of a snapshot, without a path in it.
+fn whole_snapshot() -> impl TypedValueParser<Value = Address> {
+    OsStringValueParser::new().try_map(|text| match Address::parse(&text) {
+        Ok(Some(address)) if address.path.is_empty() => Ok(address),
+        _ => Err("give the number of a snapshot, `latest` or `latest~2`"),
+    })
 }
 
 fn expand_home(text: &OsStr) -> PathBuf {

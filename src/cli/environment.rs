@@ -40,7 +40,8 @@ pub(super) fn cores() -> NonZero<usize> {
     thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN)
 }
 
-/// The path from the root; links in it stay as they are.
+/// The path from the root, in one spelling: without `.`, doubled slashes and a slash at its end. Links in it stay.
 pub(super) fn absolute(path: &Path) -> Result<PathBuf> {
-    std::path::absolute(path).map_err(|error| Error::io("find the absolute path of", path, error))
+    let absolute = std::path::absolute(path).map(|path| path.components().collect());
+    absolute.map_err(|error| Error::io("find the absolute path of", path, error))
 }

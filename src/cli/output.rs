@@ -21,6 +21,15 @@ pub(super) fn print_json(value: &Value) -> Result<()> {
     print(&format!("{value}\n"))
 }
 
+/// Adds bytes to a JSON object: as text under `key`, or as hex digits under `key_hex` if they are not UTF-8.
+pub(super) fn with_bytes(mut object: Value, key: &str, bytes: &[u8]) -> Value {
+    match str::from_utf8(bytes) {
+        Ok(text) => object[key] = text.into(),
+        Err(_) => object[format!("{key}_hex")] = hex::encode(bytes).into(),
+    }
+    object
+}
+
 /// Prints a line on standard error.
 pub(super) fn note(text: &str) {
     if writeln!(io::stderr().lock(), "{text}").is_err() {

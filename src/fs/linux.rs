@@ -23,9 +23,14 @@ pub(super) fn sync_file_system(dir: &File) -> io::Result<()> {
 
 /// Whether [`sync_file_system`] can be relied on here.
 pub(super) fn can_sync_file_system(dir: &File) -> io::Result<bool> {
+    Ok(!is_remote(dir)?)
+}
+
+/// Whether another process or machine keeps the files, so that errors of writing may come as late as the sync.
+pub(super) fn is_remote(dir: &File) -> io::Result<bool> {
     let kind = rustix::fs::fstatfs(dir)?.f_type;
     // The magic numbers have 32 bits.
     #[allow(clippy::cast_sign_loss, clippy::unnecessary_cast, reason = "the type differs between machines")]
     let kind = (kind as u64) & 0xffff_ffff;
-    Ok(!WITHOUT_SYNCFS.contains(&kind))
+    Ok(WITHOUT_SYNCFS.contains(&kind))
 }

@@ -25,8 +25,15 @@ impl LockedFile {
         }
     }
 
-    pub(super) fn file(&self) -> &File {
-        &self.file
+    /// Whether the path still names the locked file.
+    pub fn is_current(&self) -> Result<bool> {
+        let failed = |error| Error::io("look at the lock", &self.path, error);
+        let held = rustix::fs::fstat(&self.file).map_err(failed)?;
+        match rustix::fs::lstat(&self.path) {
+            Ok(named) => Ok((named.st_dev, named.st_ino) == (held.st_dev, held.st_ino)),
+            Err(rustix::io::Errno::NOENT) => Ok(false),
+            Err(error) => Err(failed(error)),
+        }
     }
 
     /// Replaces the content of the file; not atomic and not durable.

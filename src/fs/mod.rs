@@ -40,13 +40,25 @@ fn path_below(above: &Path, name: &Name, action: &'static str) -> Result<PathBuf
     Err(Error::io(action, path, error))
 }
 
+/// How many more files this process may have open, roughly: the limit less what it always needs.
+pub fn open_file_budget() -> usize {
+    const RESERVE: u64 = 128;
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    // No limit at all is still no reason to hold more than this.
+    let limit = limit.unwrap_or(1 << 20).min(1 << 20);
+    usize::try_from(limit.saturating_sub(RESERVE)).unwrap_or(0).max(32)
+}
+
 /// Lets this process hold as many open files as the system allows it. Deep source trees are walked over one open
 /// directory a level.
 pub fn raise_open_file_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
-    let wanted = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    if setrlimit(Resource::Nofile, wanted).is_err() {
-        // Only trees that are deeper than the old limit need more, and those are then reported file by file.
+    // macOS refuses more than 10,240, whatever it says of the maximum.
+    for wanted in [limit.maximum, Some(10_240)] {
+        if setrlimit(Resource::Nofile, Rlimit { current: wanted, maximum: limit.maximum }).is_ok() {
+            return;
+        }
     }
+    // With the old limit, what is nested too deep for it is reported directory by directory.
 }

@@ -7,7 +7,6 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -76,6 +75,10 @@ impl Place {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => missing.push(ancestor),
                 Err(error) => return Err(Error::io("look at the directory", ancestor, error)),
             }
+        }
+        if missing.is_empty() {
+            // It may have been made a moment ago, by a process that died before this step.
+            missing.push(path);
         }
         for dir in missing.into_iter().rev() {
             match rustix::fs::mkdir(dir, Mode::RWXU) {
@@ -152,7 +155,9 @@ impl Place {
         }
         match rustix::fs::linkat(&self.dir, from, &self.dir, to, AtFlags::empty()) {
             Ok(()) => {
-                self.remove(from)?;
+                if self.remove(from).is_err() {
+                    // The file is published. Its staged name is left over, and goes with the staging directory.
+                }
                 return Ok(true);
             }
             Err(Errno::EXIST) => return Ok(false),
@@ -176,7 +181,12 @@ impl Place {
     /// Makes the names in a directory durable.
     pub fn sync_dir(&self, path: &str) -> Result<()> {
         let dir = self.open_dir("sync the directory", path)?;
-        File::from(dir).sync_all().map_err(self.failed_io("sync the directory", path))
+        match File::from(dir).sync_all() {
+            // Some file systems of virtual machines and some servers have no such step for directories: there is then
+            // nothing that could be done.
+            Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),
+            other => other.map_err(self.failed_io("sync the directory", path)),
+        }
     }
 
     fn open_dir(&self, action: &'static str, path: &str) -> Result<rustix::fd::OwnedFd> {
@@ -197,9 +207,9 @@ impl Place {
     /// The entries of a directory, sorted by name.
     pub fn list(&self, path: &str) -> Result<Vec<Listed>> {
         const ACTION: &str = "list the directory";
-        let dir = self.open_dir(ACTION, path)?;
+        let listed = self.open_dir(ACTION, path)?;
         let mut entries = Vec::new();
-        for entry in Dir::new(dir).map_err(self.failed(ACTION, path))? {
+        for entry in Dir::read_from(&listed).map_err(self.failed(ACTION, path))? {
             let entry = entry.map_err(self.failed(ACTION, path))?;
             let name = entry.file_name();
             if matches!(name.to_bytes(), b"." | b"..") {
@@ -207,11 +217,10 @@ impl Place {
             }
             let mut kind = entry.file_type();
             if kind == FileType::Unknown {
-                let inside = self.full(path).join(std::ffi::OsStr::from_bytes(name.to_bytes()));
-                kind = match rustix::fs::lstat(&inside) {
+                kind = match rustix::fs::statat(&listed, name, AtFlags::SYMLINK_NOFOLLOW) {
                     Ok(stat) => FileType::from_raw_mode(stat.st_mode),
                     Err(rustix::io::Errno::NOENT) => continue,
-                    Err(error) => return Err(Error::io("look at", inside, error)),
+                    Err(error) => return Err(self.failed("look into", path)(error)),
                 };
             }
             let shape = match kind {
@@ -233,8 +242,7 @@ impl Place {
         Ok(file.into())
     }
 
-    fn regular_length(&self, file: &File, path: &str) -> Result<u64> {
-        let stat = rustix::fs::fstat(file).map_err(self.failed("look at", path))?;
+    fn regular_length(&self, stat: &rustix::fs::Stat, path: &str) -> Result<u64> {
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             let error = io::Error::new(io::ErrorKind::InvalidData, "it is not a regular file");
             return Err(Error::io("read", self.full(path), error));
@@ -244,14 +252,16 @@ impl Place {
 
     /// The length of a file in bytes.
     pub fn length(&self, path: &str) -> Result<u64> {
-        let file = self.open_file(path)?;
-        self.regular_length(&file, path)
+        let stat =
+            rustix::fs::statat(&self.dir, path, AtFlags::SYMLINK_NOFOLLOW).map_err(self.failed("look at", path))?;
+        self.regular_length(&stat, path)
     }
 
     /// Reads up to `len` bytes from byte `offset` of a file.
     pub fn read(&self, path: &str, offset: u64, len: usize) -> Result<Vec<u8>> {
         let file = self.open_file(path)?;
-        let available = self.regular_length(&file, path)?.saturating_sub(offset);
+        let stat = rustix::fs::fstat(&file).map_err(self.failed("look at", path))?;
+        let available = self.regular_length(&stat, path)?.saturating_sub(offset);
         let mut bytes = vec![0; usize::try_from(available).unwrap_or(usize::MAX).min(len)];
         let mut filled = 0;
         while filled < bytes.len() {
@@ -269,20 +279,14 @@ impl Place {
     /// Tries to lock a file, which is made if it is missing and `create` is set. Returns nothing if another holder
     /// conflicts, or if the file was removed or replaced at the same moment.
     pub fn try_lock(&self, path: &str, exclusive: bool, create: bool) -> Result<Option<LockedFile>> {
-        let (flags, mode) = if create {
-            (OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::RUSR | Mode::WUSR)
-        } else {
-            (READ | OFlags::NOFOLLOW, Mode::empty())
-        };
+        // NFS gives an exclusive lock only to who may write.
+        let access = if exclusive || create { OFlags::RDWR } else { OFlags::RDONLY };
+        let creation = if create { OFlags::CREATE } else { OFlags::empty() };
+        let (flags, mode) = (access | creation | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::RUSR | Mode::WUSR);
         let file = rustix::fs::openat(&self.dir, path, flags, mode).map_err(self.failed("open the lock", path))?;
         let Some(locked) = LockedFile::try_lock(file.into(), self.full(path), exclusive)? else { return Ok(None) };
         // Who locks a file that was unlinked while it was being opened has locked nothing.
-        let held = rustix::fs::fstat(locked.file()).map_err(self.failed("look at", path))?;
-        match rustix::fs::statat(&self.dir, path, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(named) if (named.st_dev, named.st_ino) == (held.st_dev, held.st_ino) => Ok(Some(locked)),
-            Ok(_) | Err(rustix::io::Errno::NOENT) => Ok(None),
-            Err(error) => Err(self.failed("look at", path)(error)),
-        }
+        Ok(if locked.is_current()? { Some(locked) } else { None })
     }
 }
 

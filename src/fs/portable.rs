@@ -12,3 +12,8 @@ pub(super) fn sync_file_system(_dir: &File) -> io::Result<()> {
 pub(super) fn can_sync_file_system(_dir: &File) -> io::Result<bool> {
     Ok(false)
 }
+
+/// Not known here.
+pub(super) fn is_remote(_dir: &File) -> io::Result<bool> {
+    Ok(false)
+}

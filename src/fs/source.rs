@@ -39,6 +39,18 @@ impl Identity {
         Ok(Self::from_stat(&stat))
     }
 
+    /// Whether this is `path`, or a directory above it. Where `path` does not exist, what is above it counts.
+    pub fn is_at_or_above(self, path: &Path) -> Result<bool> {
+        let existing = path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+        let real = existing.canonicalize().map_err(|error| Error::io("find the real path of", existing, error))?;
+        for ancestor in real.ancestors() {
+            if Self::of(ancestor)? == self {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     #[allow(clippy::cast_sign_loss, clippy::unnecessary_cast, reason = "the types differ between systems")]
     fn from_stat(stat: &rustix::fs::Stat) -> Self {
         Self { device: stat.st_dev as u64, inode: stat.st_ino as u64 }

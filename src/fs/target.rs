@@ -16,6 +16,7 @@ use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::linux::is_remote;
 use super::path_below;
 use super::place::Place;
 use super::source::SourceDir;
@@ -27,6 +28,8 @@ use crate::object::{Name, display_path};
 pub struct TargetDir {
     fd: OwnedFd,
     path: PathBuf,
+    /// Whether each file has to be synced, since errors of writing come late here.
+    sync: bool,
 }
 
 const DIR: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
@@ -69,7 +72,9 @@ impl TargetDir {
         // The output directory itself may be reached through a link: the user named it.
         let fd = rustix::fs::open(path, DIR.difference(OFlags::NOFOLLOW), Mode::empty())
             .map_err(|error| Error::io("open the output directory", path, error))?;
-        Ok(Self { fd, path: path.to_path_buf() })
+        let fd = File::from(fd);
+        let sync = is_remote(&fd).map_err(|error| Error::io("look at the file system of", path, error))?;
+        Ok(Self { fd: fd.into(), path: path.to_path_buf(), sync })
     }
 
     /// Its path.
@@ -104,7 +109,7 @@ impl TargetDir {
             .map_err(|error| self.failed("create the directory", name, error))?;
         let fd = rustix::fs::openat(&self.fd, name.as_bytes(), DIR, Mode::empty())
             .map_err(|error| self.failed("open the directory", name, error))?;
-        Ok(Self { fd, path })
+        Ok(Self { fd, path, sync: self.sync })
     }
 
     /// Makes a symbolic link.
@@ -118,7 +123,7 @@ impl TargetDir {
         let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::WGRP | Mode::ROTH | Mode::WOTH;
         let fd = rustix::fs::openat(&self.fd, name.as_bytes(), NEW, mode)
             .map_err(|error| self.failed("create the file", name, error))?;
-        Ok(TargetFile { file: fd.into(), path: self.path_of(name) })
+        Ok(TargetFile { file: fd.into(), path: self.path_of(name), sync: self.sync })
     }
 
     /// Removes a file that this restore made and cannot complete.
@@ -133,6 +138,7 @@ impl TargetDir {
 pub struct TargetFile {
     file: File,
     path: PathBuf,
+    sync: bool,
 }
 
 /// Holes begin and end at multiples of this.
@@ -146,6 +152,15 @@ impl TargetFile {
     /// holes.
     pub fn set_len(&self, length: u64) -> Result<()> {
         self.file.set_len(length).map_err(|error| Error::io("set the length of the file", &self.path, error))
+    }
+
+    /// Ends the writing. Servers report only now that the disk or a quota is full, and only to who asks.
+    pub fn finish(&self) -> Result<()> {
+        if self.sync {
+            self.file.sync_all().map_err(|error| Error::io("sync the file", &self.path, error))
+        } else {
+            Ok(())
+        }
     }
 
     /// Writes the whole content of a new file, except long runs of zeros, which are left as holes.

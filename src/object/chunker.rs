@@ -137,7 +137,6 @@ mod tests {
     }
 
     #[test]
-    #[expect(clippy::unreadable_literal, reason = "they are lengths to compare, not to read")]
     fn golden_cut_points() {
         let data = noise(1 << 20, 1);
         let golden: &[usize] = &[

@@ -32,6 +32,7 @@ struct Fields {
 struct ChunkerFields {
     algorithm: String,
     version: u64,
+    normalization: u64,
     minimum: u32,
     average: u32,
     maximum: u32,
@@ -39,6 +40,7 @@ struct ChunkerFields {
 
 const ALGORITHM: &str = "fastcdc";
 const ALGORITHM_VERSION: u64 = 2020;
+const NORMALIZATION: u64 = 1;
 
 impl Config {
     /// The content of `config.json`.
@@ -51,6 +53,7 @@ impl Config {
             chunker: ChunkerFields {
                 algorithm: ALGORITHM.into(),
                 version: ALGORITHM_VERSION,
+                normalization: NORMALIZATION,
                 minimum,
                 average,
                 maximum,
@@ -66,24 +69,22 @@ impl Config {
         let name = value.get("hash").and_then(|hash| hash.as_str());
         let name = name.ok_or_else(|| DocumentError::damaged("it names no hash"))?;
         let hash = HashAlgorithm::ALL.into_iter().find(|hash| hash.name() == name);
-        let hash = hash.ok_or_else(|| DocumentError::TooNew(format!("its hash {name:?} is not known")))?;
-        let fields: Fields = match document::open(hash, bytes) {
-            // The version speaks first: a newer one explains every unknown field.
-            Err(DocumentError::TooNew(reason)) => {
-                let format = value.get("format").and_then(serde_json::Value::as_u64);
-                return Err(match format {
-                    Some(format) if format != FORMAT => unknown_format(format),
-                    _ => DocumentError::TooNew(reason),
-                });
-            }
-            other => other?,
-        };
+        let hash =
+            hash.ok_or_else(|| DocumentError::TooNew(format!("its hash {name:?} is not known, or is damaged")))?;
+        let format = value.get("format").and_then(serde_json::Value::as_u64);
+        let fields: Fields = document::open(hash, bytes).map_err(|error| match format {
+            // A newer format explains everything else, even a checksum that does not match by the rules of this one.
+            Some(format) if format > FORMAT => unknown_format(format),
+            _ => error,
+        })?;
         if fields.format != FORMAT {
             return Err(unknown_format(fields.format));
         }
-        if fields.chunker.algorithm != ALGORITHM || fields.chunker.version != ALGORITHM_VERSION {
-            let ChunkerFields { algorithm, version, .. } = fields.chunker;
-            return Err(DocumentError::TooNew(format!("its chunker {algorithm:?} of {version} is not known")));
+        let ChunkerFields { algorithm, version, normalization, .. } = &fields.chunker;
+        if (algorithm.as_str(), *version, *normalization) != (ALGORITHM, ALGORITHM_VERSION, NORMALIZATION) {
+            let what =
+                format!("its chunker {algorithm:?}, version {version}, normalization {normalization}, is not known");
+            return Err(DocumentError::TooNew(what));
         }
         let ChunkerFields { minimum, average, maximum, .. } = fields.chunker;
         let chunks = ChunkSizes::from_parts(minimum, average, maximum)
@@ -112,6 +113,7 @@ mod tests {
   "chunker": {
     "algorithm": "fastcdc",
     "version": 2020,
+    "normalization": 1,
     "minimum": 16384,
     "average": 65536,
     "maximum": 262144
@@ -140,6 +142,7 @@ mod tests {
             ("\"requires\": []", "\"requires\": [\"encryption\"]"),
             ("fastcdc", "rabin"),
             ("2020", "2030"),
+            ("\"normalization\": 1", "\"normalization\": 2"),
             ("16384", "16385"),
         ] {
             let text = GOLDEN.replace(from, to);

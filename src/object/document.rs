@@ -13,7 +13,7 @@ use std::fmt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{HashAlgorithm, ObjectId};
+use super::{HashAlgorithm, ObjectId, printable};
 
 /// Why a document cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,7 +27,8 @@ pub enum DocumentError {
 impl fmt::Display for DocumentError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Damaged(reason) | Self::TooNew(reason) => f.write_str(reason),
+            // The reason may quote what was read.
+            Self::Damaged(reason) | Self::TooNew(reason) => f.write_str(&printable(reason)),
         }
     }
 }

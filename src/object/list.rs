@@ -4,7 +4,7 @@
 //! `00` (see [`split`](super::split) for the bounds); a node has one line a piece: the piece's name and the bytes of the
 //! file below it. So any offset of any file is reached through a few small objects.
 
-use super::split::{Line, MAX_LEVELS, Splitter};
+use super::split::{Line, MAX_LEVELS, MAX_LINES, Splitter};
 use super::{BlobId, ListId, Malformed, ObjectId};
 
 /// Lists are nested at most this deep.
@@ -88,6 +88,9 @@ pub fn encode_list(chunks: &[Chunk]) -> Vec<u8> {
 pub fn decode_list(bytes: &[u8]) -> Result<Vec<Chunk>, Malformed> {
     let text = str::from_utf8(bytes).map_err(|_| Malformed::new("a chunk list is not text"))?;
     let body = text.strip_suffix('\n').ok_or_else(|| Malformed::new("a chunk list does not end with a line"))?;
+    if body.bytes().filter(|byte| *byte == b'\n').count() >= MAX_LINES {
+        return Err(Malformed::new("a chunk list has too many lines"));
+    }
     body.split('\n').map(decode_line).collect()
 }
 
@@ -133,6 +136,7 @@ mod tests {
             format!("{id} 99999999999999999999\n"),
             format!("{} 5\n", id.to_hex().to_uppercase()),
             format!("{id} 5\r\n"),
+            format!("{id} 5\n").repeat(4097),
         ] {
             assert!(decode_list(bad.as_bytes()).is_err(), "{bad:?}");
         }

@@ -19,7 +19,7 @@ pub use config::{Config, FORMAT};
 pub use document::DocumentError;
 pub use id::{BlobId, HashAlgorithm, ID_LEN, ListId, NotAnId, ObjectId, TreeId};
 pub use list::{Chunk, ListBuilder, MAX_DEPTH, decode_list, encode_list};
-pub use name::{Name, UnsafeName, display_bytes, display_path};
+pub use name::{Name, UnsafeName, display_bytes, display_path, printable};
 pub use snapshot::{Added, Counts, PathNote, PathNotes, Snapshot};
 pub use tree::{Content, Entry, EntryKind, Piece, Tree, TreeBuilder};
 
@@ -31,8 +31,9 @@ pub const MAX_OBJECT: usize = 512 * 1024;
 pub struct Malformed(pub String);
 
 impl Malformed {
-    fn new(reason: impl Into<String>) -> Self {
-        Self(reason.into())
+    /// The reason may quote what was read: it is made safe to print.
+    fn new(reason: impl AsRef<str>) -> Self {
+        Self(printable(reason.as_ref()))
     }
 }
 

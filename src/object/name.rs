@@ -55,10 +55,10 @@ pub fn display_bytes(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
         for c in chunk.valid().chars() {
-            if c.is_control() || c == '\\' || is_bidi_override(c) {
-                text.extend(c.escape_default());
+            if c == '\\' {
+                text.push_str("\\\\");
             } else {
-                text.push(c);
+                text.push_str(&printable(c.encode_utf8(&mut [0; 4])));
             }
         }
         for byte in chunk.invalid() {
@@ -66,6 +66,19 @@ pub fn display_bytes(bytes: &[u8]) -> String {
         }
     }
     text
+}
+
+/// A text that may hold foreign words, for people: control characters and changes of direction are escaped.
+pub fn printable(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() || is_bidi_override(c) {
+            safe.extend(c.escape_default());
+        } else {
+            safe.push(c);
+        }
+    }
+    safe
 }
 
 /// A path for people; see [`display_bytes`].

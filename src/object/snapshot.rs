@@ -23,8 +23,8 @@ pub struct Snapshot {
     pub user: Vec<u8>,
     /// The absolute path of the directory that was taken.
     pub source: Vec<u8>,
-    /// The options that chose what went in.
-    pub options: Vec<String>,
+    /// The options that chose what went in, as they were given.
+    pub options: Vec<Vec<u8>>,
     /// The version of the tool that took it.
     pub tool: String,
     /// The root directory.
@@ -116,7 +116,7 @@ struct Fields {
     source: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     source_hex: Option<String>,
-    options: Vec<String>,
+    options: Vec<OptionFields>,
     tool: String,
     tree: String,
     counts: Counts,
@@ -124,6 +124,27 @@ struct Fields {
     incomplete: NotesFields,
     changed: NotesFields,
     requires: Vec<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct OptionFields {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    option: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    option_hex: Option<String>,
+}
+
+impl From<&[u8]> for OptionFields {
+    fn from(bytes: &[u8]) -> Self {
+        let (option, option_hex) = text_or_hex(bytes);
+        Self { option, option_hex }
+    }
+}
+
+impl OptionFields {
+    fn decode(self) -> Result<Vec<u8>, DocumentError> {
+        from_text_or_hex(self.option, self.option_hex)
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -171,7 +192,7 @@ impl Snapshot {
             user_hex,
             source,
             source_hex,
-            options: self.options.clone(),
+            options: self.options.iter().map(|option| OptionFields::from(option.as_slice())).collect(),
             tool: self.tool.clone(),
             tree: self.tree.to_string(),
             counts: self.counts,
@@ -195,7 +216,7 @@ impl Snapshot {
             host: from_text_or_hex(fields.host, fields.host_hex)?,
             user: from_text_or_hex(fields.user, fields.user_hex)?,
             source: from_text_or_hex(fields.source, fields.source_hex)?,
-            options: fields.options,
+            options: fields.options.into_iter().map(OptionFields::decode).collect::<Result<_, _>>()?,
             tool: fields.tool,
             tree: TreeId(fields.tree.parse().map_err(DocumentError::damaged)?),
             counts: fields.counts,
@@ -221,7 +242,8 @@ impl From<&PathNotes> for NotesFields {
 impl From<&PathNote> for NoteFields {
     fn from(note: &PathNote) -> Self {
         let (path, path_hex) = text_or_hex(&note.path);
-        Self { path, path_hex, reason: note.reason.clone() }
+        // The words of a system may be any; the mark of the checksum must not be among them.
+        Self { path, path_hex, reason: note.reason.replace("checksum", "check sum") }
     }
 }
 
@@ -289,7 +311,7 @@ mod tests {
             host: b"checksum".to_vec(),
             user: b"anna".to_vec(),
             source: b"/home/anna/\xff".to_vec(),
-            options: Vec::new(),
+            options: vec![b"--one".to_vec(), b"checksum".to_vec()],
             tool: "backuptool 0.1.0".into(),
             tree: TreeId(id),
             counts: Counts { files: 3, dirs: 1, symlinks: 1, bytes: 10 },
@@ -311,7 +333,14 @@ mod tests {
   "host_hex": "636865636b73756d",
   "user": "anna",
   "source_hex": "2f686f6d652f616e6e612fff",
-  "options": [],
+  "options": [
+    {
+      "option": "--one"
+    },
+    {
+      "option_hex": "636865636b73756d"
+    }
+  ],
   "tool": "backuptool 0.1.0",
   "tree": "ID",
   "counts": {
@@ -386,6 +415,23 @@ mod tests {
         }
         for length in 0..good.len() {
             assert!(matches!(Snapshot::decode(Blake3, &good[..length]), Err(DocumentError::Damaged(_))));
+        }
+    }
+
+    #[test]
+    fn no_text_can_be_taken_for_the_checksum_line() {
+        for text in ["checksum", "\"checksum", "a\"checksum\"b", "\"checksum\"", "checksum\": \"x"] {
+            let bytes = text.as_bytes().to_vec();
+            let note = PathNote { path: bytes.clone(), reason: text.replace("checksum", "check sum") };
+            let snapshot = Snapshot {
+                host: bytes.clone(),
+                user: bytes.clone(),
+                source: bytes.clone(),
+                options: vec![bytes],
+                incomplete: PathNotes { count: 1, first: vec![note], all: None },
+                ..snapshot()
+            };
+            assert_eq!(Snapshot::decode(Blake3, &snapshot.encode(Blake3)), Ok(snapshot), "{text}");
         }
     }
 

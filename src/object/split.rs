@@ -5,11 +5,12 @@
 //! node above it holds one line a piece, and is cut by the same rule. It is the idea of content-defined chunking, applied
 //! to lines (compare prolly trees, and the hash-split trees of `bup`).
 //!
-//! A piece has at least [`MIN_LINES`] lines before a mark counts. So small sequences are never cut, each level is at
-//! least that many times shorter than the one below it, and the number of levels is bounded whatever the content.
+//! A piece has at least [`MIN_LINES`] lines before a mark counts, unless its bytes end it before. So small sequences are
+//! never cut, each level is many times shorter than the one below it, and the number of levels is bounded whatever the
+//! content.
 //!
-//! A piece is closed when the line *after* it arrives. So a node always has two pieces or more, and one piece alone is
-//! not given a node.
+//! A piece is closed when the line *after* it arrives. So one piece alone is not given a node, and the top of what was cut
+//! has two lines or more. The last node of a lower level may have one.
 
 use super::ObjectId;
 

@@ -96,7 +96,7 @@ pub enum Tree {
     Pieces {
         /// 1 if the pieces hold entries, else the pieces are nodes of one level less.
         level: u8,
-        /// The pieces, at least two.
+        /// The pieces, at least one.
         pieces: Vec<Piece>,
     },
 }
@@ -114,8 +114,8 @@ impl Tree {
         } else {
             let pieces = lines.map(decode_piece).collect::<Result<Vec<_>, _>>()?;
             check_order(pieces.iter().map(|piece| &piece.last))?;
-            if pieces.len() < 2 {
-                return Err(Malformed::new("a tree node has fewer than two pieces"));
+            if pieces.is_empty() {
+                return Err(Malformed::new("a tree node has no pieces"));
             }
             Ok(Self::Pieces { level, pieces })
         }
@@ -496,8 +496,9 @@ mod tests {
             Piece { last: name(b"\xff"), entries: 3, size: 0, tree: TreeId(id) },
         ];
         assert_eq!(Tree::decode(text.as_bytes()), Ok(Tree::Pieces { level: 1, pieces }));
-        let alone: String = text.lines().take(2).map(|line| format!("{line}\n")).collect();
-        assert!(Tree::decode(alone.as_bytes()).is_err());
+        let first = |lines: usize| text.lines().take(lines).map(|line| format!("{line}\n")).collect::<String>();
+        assert!(Tree::decode(first(2).as_bytes()).is_ok(), "the last node of a level may have one piece");
+        assert!(Tree::decode(first(1).as_bytes()).is_err());
     }
 
     #[test]
@@ -569,6 +570,29 @@ mod tests {
         let (_, _, after) = build(entries(Some("file-0050000.txu")));
         let new = after.keys().filter(|id| !before.contains_key(id)).count();
         assert!(new <= 3, "{new} of {}", after.len());
+    }
+
+    /// The last piece of a level may come right after a node that has just ended: that node then has one line.
+    #[test]
+    fn what_is_built_can_be_decoded_whatever_the_number_of_entries() {
+        let whole = |prefix: &str, count: u32| {
+            let (root, size, pieces) = build((0..count).map(|i| file(format!("{prefix}{i:07}").as_bytes(), 1)));
+            assert_eq!(size, u64::from(count));
+            let mut lone_nodes = 0;
+            for text in pieces.values() {
+                if let Tree::Pieces { pieces, .. } = Tree::decode(text).unwrap() {
+                    lone_nodes += u32::from(pieces.len() == 1);
+                }
+            }
+            let Ok(Tree::Pieces { pieces, .. }) = Tree::decode(&pieces[&root.object()]) else { panic!() };
+            assert!(pieces.len() >= 2, "the top has two pieces or more");
+            lone_nodes
+        };
+        assert_eq!(whole("d4-", 43_781), 1);
+        assert_eq!(whole("d21-", 41_178), 1);
+        for count in [5_000, 20_000, 43_780] {
+            assert_eq!(whole("d4-", count), 0, "{count}");
+        }
     }
 
     #[test]

@@ -29,38 +29,42 @@ pub enum Wanted {
 }
 
 impl Address {
-    /// Reads an address.
-    pub fn parse(text: &OsStr) -> Result<Self> {
+    /// Reads an address. A text that is none is an error that names the snapshots there are.
+    pub fn resolve(repo: &Repository, text: &OsStr) -> Result<Self> {
+        if let Some(address) = Self::parse(text)? {
+            return Ok(address);
+        }
+        Err(Error::NoSnapshot { wanted: display_bytes(text.as_bytes()), existing: repo.refs()?.snapshots })
+    }
+
+    /// Reads an address; nothing if it names no snapshot. An unsafe path is an error.
+    pub fn parse(text: &OsStr) -> Result<Option<Self>> {
         let bytes = text.as_bytes();
         let (snapshot, path) = match bytes.iter().position(|byte| *byte == b':') {
             Some(colon) => (&bytes[..colon], &bytes[colon + 1..]),
             None => (bytes, &b""[..]),
         };
-        let snapshot = str::from_utf8(snapshot).ok().and_then(parse_wanted).ok_or_else(|| {
-            Error::refused(
-                format!("find snapshot {:?}", display_bytes(bytes)),
-                "it is not a snapshot's address",
-                "give a number, `latest`, `latest~2`, or one of these with a path: `7:path/inside`",
-            )
-        })?;
-        Ok(Self { snapshot, path: parse_path(OsStr::from_bytes(path))? })
+        let Some(snapshot) = str::from_utf8(snapshot).ok().and_then(parse_wanted) else { return Ok(None) };
+        Ok(Some(Self { snapshot, path: parse_path(OsStr::from_bytes(path))? }))
+    }
+
+    /// The number of the snapshot that is meant; `latest` must exist, a number is not looked up.
+    pub fn number(&self, repo: &Repository) -> Result<u64> {
+        let back = match self.snapshot {
+            Wanted::Number(number) => return Ok(number),
+            Wanted::Latest { back } => back,
+        };
+        let existing = repo.refs()?.snapshots;
+        let found = usize::try_from(back).ok().and_then(|back| existing.iter().rev().nth(back).copied());
+        found.ok_or_else(|| {
+            let wanted = if back == 0 { "latest".to_string() } else { format!("latest~{back}") };
+            Error::NoSnapshot { wanted, existing }
+        })
     }
 
     /// The snapshot that is meant.
     pub fn find(&self, repo: &Repository) -> Result<Snapshot> {
-        let number = match self.snapshot {
-            Wanted::Number(number) => number,
-            Wanted::Latest { back } => {
-                let existing = repo.refs()?.snapshots;
-                let found = usize::try_from(back).ok().and_then(|back| existing.iter().rev().nth(back).copied());
-                let Some(number) = found else {
-                    let wanted = if back == 0 { "latest".to_string() } else { format!("latest~{back}") };
-                    return Err(Error::NoSnapshot { wanted, existing });
-                };
-                number
-            }
-        };
-        repo.snapshot(number)
+        repo.snapshot(self.number(repo)?)
     }
 }
 
@@ -120,7 +124,7 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Option<(Wanted, Vec<String>)> {
-        let address = Address::parse(OsStr::new(text)).ok()?;
+        let address = Address::parse(OsStr::new(text)).ok()??;
         Some((address.snapshot, address.path.iter().map(ToString::to_string).collect()))
     }
 

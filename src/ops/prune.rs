@@ -58,18 +58,22 @@ pub struct PruneReport {
 
 /// Plans the removal of the snapshots `numbers`. Changes nothing.
 pub fn plan(repo: &Repository, numbers: &[u64]) -> Result<PrunePlan> {
-    let existing = repo.refs()?.snapshots;
-    if let Some(unknown) = numbers.iter().find(|number| existing.binary_search(number).is_err()) {
-        return Err(Error::NoSnapshot { wanted: unknown.to_string(), existing });
+    let refs = repo.refs()?;
+    // A snapshot whose removal was interrupted can be named again: what it alone needed may still be there.
+    let is_known =
+        |number: &u64| refs.snapshots.binary_search(number).is_ok() || refs.pruned.binary_search(number).is_ok();
+    if let Some(unknown) = numbers.iter().find(|number| !is_known(number)) {
+        return Err(Error::NoSnapshot { wanted: unknown.to_string(), existing: refs.snapshots });
     }
-    let (remove, keep): (Vec<u64>, Vec<u64>) = existing.into_iter().partition(|number| numbers.contains(number));
+    let (remove, keep): (Vec<u64>, Vec<u64>) = refs.snapshots.into_iter().partition(|number| numbers.contains(number));
     let mut marks = Reachable::default();
     mark_all(repo, &keep, &mut marks)?;
 
     let stored = loose::list(repo.backend())?.objects;
     let mut dead = Vec::new();
     for id in stored.iter().filter(|id| !marks.needs(id)) {
-        dead.push((*id, repo.backend().length(&layout::object_path(*id))?));
+        // The length is for the report only.
+        dead.push((*id, repo.backend().length(&layout::object_path(*id)).unwrap_or(0)));
     }
     let mut missing: Vec<ObjectId> = marks.needed().filter(|id| stored.binary_search(id).is_err()).copied().collect();
     missing.sort_unstable();
@@ -94,8 +98,15 @@ pub fn execute(repo: SharedRepository, mut plan: PrunePlan, session: &Session<'_
     plan.dead.retain(|(id, _)| !plan.marks.needs(id));
 
     repo.remove_snapshots(&removed)?;
-    repo.remove_objects(plan.dead.iter().map(|(id, _)| *id))?;
-    repo.remove_leftovers(announced.as_ref())?;
+    let swept = repo.remove_objects(plan.dead.iter().map(|(id, _)| *id));
+    let tidied = repo.remove_leftovers(announced.as_ref());
+    swept.and(tidied).map_err(|error| {
+        Error::refused(
+            "remove everything that is not needed any more",
+            error.to_string(),
+            "the snapshots are removed; mend the reason and run the same prune again to free the rest",
+        )
+    })?;
     Ok(PruneReport {
         removed,
         objects: plan.dead.len() as u64,

@@ -78,7 +78,7 @@ impl Iterator for Entries<'_> {
 }
 
 /// Whether a piece is what the node above it says.
-pub(crate) fn check_piece(id: TreeId, level: u8, piece: &Piece, tree: &Tree) -> Result<()> {
+fn check_piece(id: TreeId, level: u8, piece: &Piece, tree: &Tree) -> Result<()> {
     let (found_level, last, entries, size) = match tree {
         Tree::Entries(entries) => {
             let size = entries.iter().map(|entry| u128::from(entry.kind.size())).sum::<u128>();

@@ -22,7 +22,6 @@ use crate::store::{Lock, LockMode, layout, refs};
 #[derive(Debug)]
 pub struct ExclusiveRepository {
     repo: Repository,
-    #[expect(dead_code, reason = "held for what it does when it is dropped")]
     lock: Option<Box<dyn Lock>>,
 }
 
@@ -40,18 +39,21 @@ impl ExclusiveRepository {
 
     /// Removes snapshots, durably. Their numbers are not used again.
     pub fn remove_snapshots(&self, numbers: &[u64]) -> Result<()> {
+        lock::confirm(self.repo.backend(), self.lock.as_deref())?;
         refs::remove(self.repo.backend(), numbers)
     }
 
-    /// Removes loose objects that no ref needs; see the module. It is no error if another prune has removed one.
+    /// Removes loose objects that no ref needs; see the module. It is no error if another prune has removed one. One that
+    /// cannot be removed does not keep the others: the first such error is returned when all were tried.
     pub fn remove_objects(&self, ids: impl IntoIterator<Item = ObjectId>) -> Result<()> {
+        let mut result = Ok(());
         for id in ids {
             match self.repo.backend().remove(&layout::object_path(id)) {
-                Err(error) if !error.is_not_found() => return Err(error),
+                Err(error) if !error.is_not_found() && result.is_ok() => result = Err(error),
                 _ => {}
             }
         }
-        Ok(())
+        result
     }
 
     /// Removes what removed snapshots and writers that died have left. `own` is this process's staging directory.

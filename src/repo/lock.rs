@@ -1,8 +1,9 @@
 //! Getting the repository's lock.
 //!
 //! The lock is the kernel's (flock on the file `lock`), so a dead process holds nothing and there is nothing to unlock
-//! by hand. Shared for everything that reads or adds, exclusive for what removes. On media that cannot be written to the
-//! lock file is opened for reading; if there is none, nobody can be writing there either, and a reader goes on without.
+//! by hand. Shared for everything that reads or adds, exclusive for what removes. Where the lock file cannot be written
+//! (read-only media, another user's repository) a reader opens it for reading; if there is none, it goes on without: what
+//! it reads is verified in any case.
 
 use std::io::ErrorKind;
 use std::thread;
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::Session;
 use crate::error::{Error, Result};
+use crate::object::display_path;
 use crate::store::{Backend, Lock, LockMode, layout, staging};
 
 /// How often the lock is tried.
@@ -42,6 +44,19 @@ pub(super) fn acquire(backend: &dyn Backend, mode: LockMode, session: &Session<'
             next_word = waited + NEXT_WORD;
         }
         thread::sleep(POLL.min(session.lock_wait.saturating_sub(waited)));
+    }
+}
+
+/// Fails if the lock protects nothing any more. Asked right before the steps that rely on it most: publishing a ref, and
+/// removing.
+pub(super) fn confirm(backend: &dyn Backend, lock: Option<&dyn Lock>) -> Result<()> {
+    match lock {
+        Some(lock) if !lock.is_current()? => Err(Error::refused(
+            format!("rely on the lock {}", display_path(&backend.describe(layout::LOCK))),
+            "the file was replaced while it was locked (was another copy of the repository copied over this one?)",
+            "run the command again when nothing else writes to the repository",
+        )),
+        _ => Ok(()),
     }
 }
 

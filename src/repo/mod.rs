@@ -24,7 +24,6 @@ use jiff::Timestamp;
 
 pub use chunks::{ChunkAt, Chunks};
 pub use entries::Entries;
-pub(crate) use entries::check_piece;
 pub use exclusive::ExclusiveRepository;
 pub use init::{InitOptions, init};
 pub use reachable::Reachable;
@@ -126,7 +125,9 @@ impl Repository {
                 next: "copy this file from another copy of the repository; it never changes".into(),
             },
         })?;
-        if let Some(entry) = loose::list_or_empty(&*backend, layout::PACKS)?.into_iter().next() {
+        // Files that begin with a dot are left by file managers, and are no packs.
+        let mut packs = loose::list_or_empty(&*backend, layout::PACKS)?.into_iter();
+        if let Some(entry) = packs.find(|entry| !entry.name.starts_with('.')) {
             return Err(Error::TooNew {
                 path: backend.describe(layout::PACKS).join(entry.name),
                 what: "the repository holds packs, which this version does not read".into(),

@@ -27,7 +27,7 @@ impl SharedRepository {
 
     /// A writer for objects and one snapshot.
     pub fn writer(&self, session: &Session<'_>, method: SyncMethod) -> Result<ObjectWriter<'_>> {
-        ObjectWriter::begin(&self.repo, session, method)
+        ObjectWriter::begin(&self.repo, self.lock.as_deref(), session, method)
     }
 
     /// Exchanges the shared lock for the exclusive one. The shared lock is released first, so others may add snapshots

@@ -18,21 +18,22 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::{Repository, Session};
+use super::{Repository, Session, lock};
 use crate::error::{Error, Result};
-use crate::object::{Added, ObjectId, Snapshot};
+use crate::object::{Added, ObjectId, Snapshot, Tree};
 use crate::store::batch::{Batch, SyncMethod};
 use crate::store::staging::{self, Staging};
-use crate::store::{codec, layout, loose, refs};
+use crate::store::{Lock, codec, layout, loose, refs};
 
 /// When so many objects, or so many bytes of frames, are staged they are published, so that an interrupted run goes on
-/// near where it stopped.
-const PUBLISH_OBJECTS: usize = 65_536;
+/// near where it stopped. (FAT takes about 10,000 names of this length in the staging directory.)
+const PUBLISH_OBJECTS: usize = 8192;
 const PUBLISH_BYTES: u64 = 4 << 30;
 
 /// Stores objects, each once, and at last the snapshot that needs them.
 pub struct ObjectWriter<'r> {
     repo: &'r Repository,
+    lock: Option<&'r dyn Lock>,
     batch: Batch<'r>,
     known: Known,
     added: AddedCounters,
@@ -77,7 +78,12 @@ impl Known {
 }
 
 impl<'r> ObjectWriter<'r> {
-    pub(super) fn begin(repo: &'r Repository, session: &Session<'_>, method: SyncMethod) -> Result<Self> {
+    pub(super) fn begin(
+        repo: &'r Repository,
+        lock: Option<&'r dyn Lock>,
+        session: &Session<'_>,
+        method: SyncMethod,
+    ) -> Result<Self> {
         let backend = repo.backend();
         // zip and some ways of copying drop empty directories.
         for dir in layout::DIRS {
@@ -89,7 +95,7 @@ impl<'r> ObjectWriter<'r> {
         let listing = loose::list(backend)?;
         let known = Known::new(&listing.objects);
         let batch = Batch::new(backend, staging, method, listing.shards);
-        Ok(Self { repo, batch, known, added: AddedCounters::default(), replaced: AtomicU64::new(0) })
+        Ok(Self { repo, lock, batch, known, added: AddedCounters::default(), replaced: AtomicU64::new(0) })
     }
 
     /// The repository that is written to.
@@ -128,6 +134,18 @@ impl<'r> ObjectWriter<'r> {
         Ok(id)
     }
 
+    /// Stores a tree object. It is decoded first: what could not be read back must not be written.
+    pub fn store_tree(&self, piece: &[u8]) -> Result<ObjectId> {
+        match Tree::decode(piece) {
+            Ok(_) => self.store(piece),
+            Err(error) => Err(Error::refused(
+                "store a directory",
+                format!("its tree would not be valid ({error})"),
+                "this is an error in the program; please report it",
+            )),
+        }
+    }
+
     /// Publishes what is staged if it has become much. Other threads may go on storing.
     pub fn publish_if_much(&self) -> Result<()> {
         let (objects, bytes) = self.batch.staged();
@@ -153,6 +171,7 @@ impl<'r> ObjectWriter<'r> {
     pub fn commit(self, mut snapshot: Snapshot) -> Result<Snapshot> {
         self.batch.publish()?;
         self.batch.secure_reused()?;
+        lock::confirm(self.repo.backend(), self.lock)?;
         let hash = self.repo.hash();
         let mut encode = |number| {
             snapshot.number = number;

@@ -87,6 +87,10 @@ pub trait StagedFile: Send {
 
 /// A held lock.
 pub trait Lock: Send + Sync + Debug {
+    /// Whether the path still names the locked file. If not (another copy of the repository was copied over this one),
+    /// others may hold a lock of the new file at the same time, and this one protects nothing.
+    fn is_current(&self) -> Result<bool>;
+
     /// Replaces the content of the locked file, for others to read; neither atomic nor durable. Only for an exclusive
     /// lock that was taken with `create`.
     fn write(&mut self, content: &[u8]) -> Result<()>;

@@ -59,6 +59,10 @@ pub fn decompress(frame: &[u8], max_content: usize) -> Result<Vec<u8>, String> {
     if frame.is_empty() {
         return Err("the file is empty".into());
     }
+    // The one bit of a frame's header that a decoder must ignore and an encoder leaves clear: here, too, a flip is seen.
+    if frame.get(4).is_some_and(|descriptor| descriptor & 0x10 != 0) {
+        return Err("the zstd frame has a bit set that is always clear".into());
+    }
     let declared = match zstd_safe::get_frame_content_size(frame) {
         Ok(Some(declared)) => declared,
         Ok(None) => return Err("the zstd frame does not say how long its content is".into()),
@@ -130,5 +134,9 @@ mod tests {
         let mut longer = frame;
         longer.push(0);
         assert!(decompress(&longer, MAX).is_err());
+        // The bit that a decoder has to ignore, even where nothing is compressed.
+        let mut unused = compress(b"hello").unwrap();
+        unused[4] ^= 0x10;
+        assert!(decompress(&unused, MAX).is_err());
     }
 }

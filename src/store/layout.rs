@@ -61,8 +61,8 @@ pub enum RefFile {
     Labels(u64),
 }
 
-/// Far above any number that is reached, and far from where adding one would overflow.
-const MAX_NUMBER: u64 = 999_999_999_999_999;
+/// The highest number of a snapshot: far above any number that is reached, and far from where adding one would overflow.
+pub const MAX_NUMBER: u64 = 999_999_999_999_999;
 
 impl RefFile {
     /// Reads a name in `snapshots`.

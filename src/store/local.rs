@@ -107,6 +107,10 @@ impl StagedFile for NewFile {
 }
 
 impl Lock for LockedFile {
+    fn is_current(&self) -> Result<bool> {
+        LockedFile::is_current(self)
+    }
+
     fn write(&mut self, content: &[u8]) -> Result<()> {
         LockedFile::write(self, content)
     }

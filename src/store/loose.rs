@@ -70,6 +70,8 @@ pub fn holds(backend: &dyn Backend, rules: ReadRules, id: ObjectId, content: &[u
     match read_unverified(backend, rules, id) {
         Ok(stored) => Ok(stored == content),
         Err(Error::Object { .. }) => Ok(false),
+        // A file on a bad sector is as good as none: stored again, it is whole again.
+        Err(error) if error.is_broken_medium() => Ok(false),
         Err(error) => Err(error),
     }
 }

@@ -223,7 +223,7 @@ impl Backend for MemoryBackend {
         })?;
         Ok(locked.map(|ino| {
             let file = OpenFile { disk: Arc::clone(&self.disk), ino, path: self.describe(path) };
-            Box::new(HeldLock { file, mode }) as Box<dyn Lock>
+            Box::new(HeldLock { file, name: path.to_string(), mode }) as Box<dyn Lock>
         }))
     }
 }
@@ -255,10 +255,16 @@ impl StagedFile for OpenFile {
 #[derive(Debug)]
 struct HeldLock {
     file: OpenFile,
+    name: String,
     mode: LockMode,
 }
 
 impl Lock for HeldLock {
+    fn is_current(&self) -> Result<bool> {
+        let found = lock(&self.file.disk).find_file(&self.name);
+        Ok(found.is_ok_and(|ino| ino == self.file.ino))
+    }
+
     fn write(&mut self, content: &[u8]) -> Result<()> {
         if self.mode == LockMode::Shared {
             return Err(Error::io("write to", &self.file.path, PermissionDenied));

@@ -13,8 +13,8 @@
 //! means two snapshots. Where `N.json` and `N.pruned` both exist, the snapshot is pruned. All `.pruned` files but the
 //! highest can go.
 
-use super::backend::{Backend, EntryKind};
-use super::layout::{RefFile, SNAPSHOTS};
+use super::backend::Backend;
+use super::layout::{MAX_NUMBER, RefFile, SNAPSHOTS};
 use super::loose::list_or_empty;
 use super::staging::Staging;
 use crate::error::{Error, Result};
@@ -49,10 +49,11 @@ pub fn list(backend: &dyn Backend) -> Result<RefListing> {
     let mut listing = RefListing::default();
     for entry in list_or_empty(backend, SNAPSHOTS)? {
         match RefFile::parse(&entry.name) {
-            Some(RefFile::Ref(number)) if entry.kind == EntryKind::File => listing.snapshots.push(number),
-            Some(RefFile::Pruned(number)) if entry.kind == EntryKind::File => listing.pruned.push(number),
-            Some(RefFile::Labels(number)) if entry.kind == EntryKind::File => listing.labels.push(number),
-            _ => listing.strangers.push(entry.name),
+            // Whatever it is: a ref that is no file is one that cannot be read, not one that is not there.
+            Some(RefFile::Ref(number)) => listing.snapshots.push(number),
+            Some(RefFile::Pruned(number)) => listing.pruned.push(number),
+            Some(RefFile::Labels(number)) => listing.labels.push(number),
+            None => listing.strangers.push(entry.name),
         }
     }
     listing.snapshots.sort_unstable();
@@ -75,6 +76,13 @@ pub fn read(backend: &dyn Backend, number: u64) -> Result<Vec<u8>> {
 pub fn publish(backend: &dyn Backend, staging: &Staging<'_>, encode: &mut dyn FnMut(u64) -> Vec<u8>) -> Result<u64> {
     let mut number = list(backend)?.next_number();
     loop {
+        if number > MAX_NUMBER {
+            return Err(Error::refused(
+                format!("take snapshot {number}"),
+                "no snapshot has so high a number",
+                "see which file in `snapshots` has the highest number, and whether it belongs there",
+            ));
+        }
         let staged = format!("ref-{number}");
         let content = encode(number);
         if content.len() > MAX_REF {
@@ -89,7 +97,13 @@ pub fn publish(backend: &dyn Backend, staging: &Staging<'_>, encode: &mut dyn Fn
         file.sync()?;
         drop(file);
         if backend.publish_new(&staging.path(&staged), &RefFile::Ref(number).path())? {
-            backend.sync_dir(SNAPSHOTS)?;
+            backend.sync_dir(SNAPSHOTS).map_err(|error| {
+                Error::refused(
+                    format!("make snapshot {number} safe against a power failure"),
+                    error.to_string(),
+                    "the snapshot is complete and listed; see to the disk, then take another one",
+                )
+            })?;
             return Ok(number);
         }
         backend.remove(&staging.path(&staged))?;

@@ -21,7 +21,7 @@ use super::backend::{Backend, EntryKind, Lock, LockMode, StagedFile};
 use super::layout::{RUN_INFO, TMP};
 use super::loose::list_or_empty;
 use crate::error::{Error, Result};
-use crate::object::display_path;
+use crate::object::{display_path, printable};
 
 /// Who is writing, for others to read while they wait.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,7 +38,7 @@ pub struct RunInfo {
 
 impl RunInfo {
     fn describe(&self) -> String {
-        format!("{} (process {} on {}, since {})", self.command, self.pid, self.host, self.start)
+        printable(&format!("{} (process {} on {}, since {})", self.command, self.pid, self.host, self.start))
     }
 }
 
@@ -130,9 +130,9 @@ pub fn remove_abandoned(backend: &dyn Backend) -> Result<u64> {
                 drop(lock);
                 cleared
             }
-            Ok(None) => continue,
             Err(error) if error.is_not_found() => backend.remove_dir(&dir),
-            Err(error) => Err(error),
+            // It is in use, or whose it is cannot be found out (it may belong to another user): it is left alone.
+            Ok(None) | Err(_) => continue,
         };
         match result {
             Ok(()) => removed += 1,
@@ -147,11 +147,10 @@ pub fn remove_abandoned(backend: &dyn Backend) -> Result<u64> {
 pub fn abandoned(backend: &dyn Backend) -> Result<u64> {
     let mut count = 0;
     for dir in runs(backend)? {
-        match backend.try_lock(&format!("{dir}/{RUN_INFO}"), LockMode::Exclusive, false) {
-            Ok(Some(_)) => count += 1,
-            Err(error) if !error.is_not_found() => return Err(error),
-            // One that has no lock file yet, or no more, is somebody's at this moment.
-            _ => {}
+        // A shared lock says as much as an exclusive one, and is to be had on read-only media. Where it cannot be tried
+        // at all, or there is no file to lock (yet, or any more), nothing is known.
+        if let Ok(Some(_)) = backend.try_lock(&format!("{dir}/{RUN_INFO}"), LockMode::Shared, false) {
+            count += 1;
         }
     }
     Ok(count)

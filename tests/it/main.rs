@@ -1,6 +1,12 @@
 //! The tests of behaviour: from the command line and at the library's seams. One program, so that it links once.
 
 mod backend_conformance;
+mod cli;
 mod format_doc;
+mod frozen;
+mod hostile;
+mod objects;
+mod roundtrip;
 mod support;
+mod sweeps;
 mod tidy;

@@ -2,16 +2,15 @@
 
 use std::process::ExitCode;
 
-use backuptool::Result;
-use backuptool::error::ObjectProblem;
+use backuptool::error::{ObjectProblem, number_ranges};
 use backuptool::object::display_bytes;
 use backuptool::ops::check::{self, CheckReport};
+use backuptool::{Error, Result};
 use serde_json::json;
 
-use super::numbers_text;
 use crate::cli::args::Global;
 use crate::cli::exit;
-use crate::cli::output::{count, print, print_json, size};
+use crate::cli::output::{count, print, print_json, size, with_bytes};
 
 pub(super) fn check(global: &Global) -> Result<ExitCode> {
     let progress = global.progress("checking");
@@ -40,7 +39,10 @@ fn check_text(report: &CheckReport) -> String {
         text.push('\n');
     };
     for (_number, error) in &report.unreadable {
-        line(format!("damaged: {error}"));
+        match error {
+            Error::TooNew { .. } => line(format!("not checked: {error}")),
+            _ => line(format!("damaged: {error}")),
+        }
     }
     for (id, damage) in &report.damaged {
         line(match &damage.problem {
@@ -48,14 +50,20 @@ fn check_text(report: &CheckReport) -> String {
             ObjectProblem::Damaged(reason) => format!("damaged: object {id}: {reason}"),
         });
         if damage.files.is_empty() {
-            line("  no snapshot needs it".into());
+            line("  no snapshot that can be read needs it".into());
         }
         for (path, snapshots) in &damage.files {
             let path = if path.is_empty() { "the top directory".to_string() } else { display_bytes(path) };
-            line(format!("  {path} (snapshot {})", numbers_text(snapshots)));
+            line(format!("  {path} (snapshot {})", number_ranges(snapshots)));
         }
     }
+    if report.more_files {
+        line("more paths are concerned than are named".into());
+    }
     let leftovers = &report.leftovers;
+    if leftovers.lost_snapshots {
+        line("note: there are objects and no trace of any snapshot; was the directory `snapshots` lost?".into());
+    }
     if leftovers.unneeded > 0 {
         line(format!(
             "note: no snapshot needs {}; the next prune removes what is unneeded",
@@ -77,7 +85,7 @@ fn check_text(report: &CheckReport) -> String {
     if report.is_clean() {
         line("no damage found".into());
     } else {
-        let whole = if report.whole.is_empty() { "none".to_string() } else { numbers_text(&report.whole) };
+        let whole = if report.whole.is_empty() { "none".to_string() } else { number_ranges(&report.whole) };
         line(format!("snapshots that restore wholly: {whole}"));
         line(
             "what to do: copy the damaged or missing files from another copy of this repository (names are hashes, so any \
@@ -97,7 +105,7 @@ fn check_json(report: &CheckReport) -> serde_json::Value {
             let files: Vec<_> = damage
                 .files
                 .iter()
-                .map(|(path, snapshots)| json!({"path": display_bytes(path), "snapshots": snapshots}))
+                .map(|(path, snapshots)| with_bytes(json!({"snapshots": snapshots}), "path", path))
                 .collect();
             json!({"object": id.to_string(), "problem": damage.problem.to_string(), "files": files})
         })
@@ -116,7 +124,12 @@ fn check_json(report: &CheckReport) -> serde_json::Value {
         "damaged": damaged,
         "unreadable": unreadable,
         "whole": report.whole,
+        "more_files": report.more_files,
         "unneeded_objects": report.leftovers.unneeded,
+        "abandoned_staging": report.leftovers.staging,
+        "half_removed": report.leftovers.half_removed,
+        "lost_snapshots": report.leftovers.lost_snapshots,
+        "strangers": report.leftovers.strangers,
         "seconds": report.elapsed.as_secs_f64(),
     })
 }

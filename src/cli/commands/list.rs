@@ -8,7 +8,7 @@ use backuptool::ops::list;
 use serde_json::json;
 
 use crate::cli::args::Global;
-use crate::cli::output::{local_time, note, print, print_json, size};
+use crate::cli::output::{local_time, note, print, print_json, size, with_bytes};
 use crate::cli::{environment, exit};
 
 pub(super) fn list(global: &Global) -> Result<ExitCode> {
@@ -17,13 +17,10 @@ pub(super) fn list(global: &Global) -> Result<ExitCode> {
     let listing = list::list(&repo)?;
     if global.json {
         for snapshot in &listing.snapshots {
-            print_json(&json!({
+            let line = json!({
                 "type": "snapshot",
                 "snapshot": snapshot.number,
                 "timestamp": snapshot.start.to_string(),
-                "host": display_bytes(&snapshot.host),
-                "user": display_bytes(&snapshot.user),
-                "source": display_bytes(&snapshot.source),
                 "tree": snapshot.tree.to_string(),
                 "bytes": snapshot.counts.bytes,
                 "files": snapshot.counts.files,
@@ -32,7 +29,13 @@ pub(super) fn list(global: &Global) -> Result<ExitCode> {
                 "added_stored": snapshot.added.stored,
                 "incomplete": snapshot.incomplete.count,
                 "changed": snapshot.changed.count,
-            }))?;
+            });
+            let line = with_bytes(line, "host", &snapshot.host);
+            let line = with_bytes(line, "user", &snapshot.user);
+            print_json(&with_bytes(line, "source", &snapshot.source))?;
+        }
+        for (number, error) in &listing.unreadable {
+            print_json(&json!({"type": "unreadable", "snapshot": number, "error": error.to_string()}))?;
         }
     } else {
         let zone = environment::time_zone();

@@ -72,7 +72,3 @@ impl Global {
         }
     }
 }
-
-fn numbers_text(numbers: &[u64]) -> String {
-    numbers.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")
-}

@@ -3,10 +3,10 @@
 use std::process::ExitCode;
 
 use backuptool::Result;
+use backuptool::error::number_ranges;
 use backuptool::ops::prune::{self, PrunePlan};
 use serde_json::json;
 
-use super::numbers_text;
 use crate::cli::args::{Global, Prune};
 use crate::cli::exit;
 use crate::cli::output::{count, note, size};
@@ -15,7 +15,8 @@ pub(super) fn prune(global: &Global, args: &Prune) -> Result<ExitCode> {
     let progress = global.progress("pruning");
     let session = global.session("prune", &progress);
     let repo = global.open(&session)?;
-    let mut numbers = args.snapshots.clone();
+    let numbers = args.snapshots.iter().map(|address| address.number(&repo));
+    let mut numbers = numbers.collect::<Result<Vec<_>>>()?;
     numbers.sort_unstable();
     numbers.dedup();
     let plan = prune::plan(&repo, &numbers)?;
@@ -24,6 +25,7 @@ pub(super) fn prune(global: &Global, args: &Prune) -> Result<ExitCode> {
             "backuptool: object {id}, which a snapshot that stays needs, is missing; see `backuptool check`"
         ));
     }
+    let missing: Vec<String> = plan.missing.iter().map(ToString::to_string).collect();
     if args.dry_run {
         let json = json!({
             "type": "prune",
@@ -31,6 +33,7 @@ pub(super) fn prune(global: &Global, args: &Prune) -> Result<ExitCode> {
             "snapshots": plan.remove,
             "objects": plan.dead.len(),
             "bytes": plan.bytes(),
+            "missing": missing,
         });
         global.report(|| plan_text(&plan), &json)?;
         return Ok(exit::DONE);
@@ -40,7 +43,7 @@ pub(super) fn prune(global: &Global, args: &Prune) -> Result<ExitCode> {
         format!(
             "removed {}: {}\nfreed {} in {}\ntook {:.1} s\n",
             if report.removed.len() == 1 { "snapshot" } else { "snapshots" },
-            numbers_text(&report.removed),
+            number_ranges(&report.removed),
             size(report.bytes),
             count(report.objects, "object"),
             report.elapsed.as_secs_f64(),
@@ -52,6 +55,7 @@ pub(super) fn prune(global: &Global, args: &Prune) -> Result<ExitCode> {
         "snapshots": report.removed,
         "objects": report.objects,
         "bytes": report.bytes,
+        "missing": missing,
         "seconds": report.elapsed.as_secs_f64(),
     });
     global.report(text, &json)?;
@@ -62,8 +66,8 @@ fn plan_text(plan: &PrunePlan) -> String {
     format!(
         "would remove {}: {}\nwould keep: {}\nwould free {} in {}\n",
         if plan.remove.len() == 1 { "snapshot" } else { "snapshots" },
-        numbers_text(&plan.remove),
-        if plan.keep.is_empty() { "nothing".to_string() } else { numbers_text(&plan.keep) },
+        number_ranges(&plan.remove),
+        if plan.keep.is_empty() { "nothing".to_string() } else { number_ranges(&plan.keep) },
         size(plan.bytes()),
         count(plan.dead.len() as u64, "object"),
     )

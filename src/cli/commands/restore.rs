@@ -4,21 +4,21 @@ use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 
 use backuptool::Result;
-use backuptool::object::{display_bytes, display_path};
+use backuptool::object::display_path;
 use backuptool::ops::address::{self, Address};
 use backuptool::ops::restore::{self, RestoreOptions};
 use serde_json::json;
 
 use crate::cli::args::{Global, Restore};
-use crate::cli::output::{count, size};
+use crate::cli::output::{count, size, with_bytes};
 use crate::cli::{environment, exit};
 
 pub(super) fn restore(global: &Global, args: &Restore) -> Result<ExitCode> {
     let progress = global.progress("restoring");
     let session = global.session("restore", &progress);
-    let address = Address::parse(&args.snapshot_number)?;
     let paths = args.paths.iter().map(|path| address::parse_path(path)).collect::<Result<Vec<_>>>()?;
     let repo = global.open(&session)?;
+    let address = Address::resolve(&repo, &args.snapshot_number)?;
     let output = environment::absolute(&args.output_directory)?;
     let options = RestoreOptions { address: &address, output: &output, paths: &paths, threads: global.threads() };
     let report = restore::restore(&repo, &options, &progress);
@@ -44,7 +44,7 @@ pub(super) fn restore(global: &Global, args: &Restore) -> Result<ExitCode> {
     let failures: Vec<_> = report
         .failures
         .iter()
-        .map(|(path, error)| json!({"path": display_bytes(path.as_os_str().as_bytes()), "error": error.to_string()}))
+        .map(|(path, error)| with_bytes(json!({"error": error.to_string()}), "path", path.as_os_str().as_bytes()))
         .collect();
     let json = json!({
         "type": "restore",

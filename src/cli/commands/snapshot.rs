@@ -24,9 +24,12 @@ pub(super) fn snapshot(global: &Global, args: &Snapshot) -> Result<ExitCode> {
         // A place that was named is not made into a repository: its disk may not be mounted.
         Err(Error::NoRepository { .. }) if !global.repository().1 => {
             let (path, _) = global.repository();
-            init::init(&path, &InitOptions::default(), &session)?;
-            note(&format!("backuptool: made a new repository in {}", display_path(&path)));
-            global.open(&session)?
+            let made = init::init(&path, &InitOptions::default(), &session);
+            if made.is_ok() {
+                note(&format!("backuptool: made a new repository in {}", display_path(&path)));
+            }
+            // Another first snapshot may have made it at the same moment: then it is opened like any other.
+            global.open(&session).or_else(|error| made.and(Err(error)))?
         }
         other => other?,
     };

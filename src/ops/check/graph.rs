@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::Stored;
 use crate::error::{Error, ObjectProblem, Result};
-use crate::object::{Chunk, Content, EntryKind, ListId, ObjectId, Piece, Snapshot, Tree, TreeId};
-use crate::repo::{Repository, check_piece};
+use crate::object::{Chunk, Content, EntryKind, ListId, ObjectId, Snapshot, Tree, TreeId};
+use crate::repo::Repository;
 
 /// An object that refers to others, and how it is itself referred to. (The same bytes may be a tree to one entry and a
 /// blob to another.)
@@ -24,6 +24,13 @@ impl Node {
     }
 }
 
+#[derive(Debug, Clone, Copy)]
+enum Referrer {
+    /// The ref of the snapshot with this number.
+    Snapshot(u64),
+    Node(Node),
+}
+
 /// The references of all snapshots that were walked.
 pub(super) struct Graph<'a> {
     pub(super) repo: &'a Repository,
@@ -33,8 +40,15 @@ pub(super) struct Graph<'a> {
     sizes: HashMap<Node, u128>,
     visited: HashSet<Node>,
     /// Who refers to a node, and how many bytes it says are there.
-    referrers: HashMap<Node, Vec<(Option<Node>, u64)>>,
+    referrers: HashMap<Node, Vec<(Referrer, u64)>>,
+    /// The trees that are a whole directory, not only a piece of one.
+    directories: HashSet<TreeId>,
+    /// What is wrong with an object itself.
     problems: BTreeMap<ObjectId, ObjectProblem>,
+    /// Objects that are whole, and of which something says otherwise than they are.
+    mismatches: BTreeMap<ObjectId, String>,
+    /// Snapshots whose ref says otherwise than their trees.
+    wrong_refs: BTreeMap<u64, String>,
     /// The nodes that have a damaged object at or below them.
     dirty: HashSet<Node>,
 }
@@ -52,67 +66,66 @@ impl<'a> Graph<'a> {
             sizes: HashMap::new(),
             visited: HashSet::new(),
             referrers: HashMap::new(),
+            directories: HashSet::new(),
             problems: damaged.collect(),
+            mismatches: BTreeMap::new(),
+            wrong_refs: BTreeMap::new(),
             dirty: HashSet::new(),
         }
     }
 
     /// Walks what a snapshot refers to and no snapshot before it did.
-    pub(super) fn walk(&mut self, snapshot: &Snapshot) -> Result<()> {
+    pub(super) fn walk(&mut self, snapshot: &Snapshot) {
         let mut pending = vec![];
-        self.refer(None, Node::Tree(snapshot.tree), snapshot.counts.bytes, &mut pending);
+        let from = Referrer::Snapshot(snapshot.number);
+        self.refer_to_dir(from, snapshot.tree, snapshot.counts.bytes, &mut pending);
         for (size, content) in [&snapshot.incomplete.all, &snapshot.changed.all].into_iter().flatten() {
-            self.refer_to_content(None, *content, *size, &mut pending);
+            self.refer_to_content(from, *content, *size, &mut pending);
         }
         while let Some(node) = pending.pop() {
-            if let Err(error) = self.open(node, &mut pending) {
-                self.blame(node, error)?;
+            let opened = if self.is_whole(node) { self.open(node, &mut pending) } else { Ok(()) };
+            if let Err(error) = opened {
+                self.blame(node, error);
+            }
+            if !self.is_whole(node) {
+                self.dirty.insert(node);
             }
         }
-        Ok(())
     }
 
     /// Reads a node and notes what it refers to.
     fn open(&mut self, node: Node, pending: &mut Vec<Node>) -> Result<()> {
-        if !self.is_whole(node) {
-            self.dirty.insert(node);
-            return Ok(());
-        }
+        let from = Referrer::Node(node);
         match node {
-            Node::Tree(id) => {
-                let tree = self.repo.read_tree(id)?;
-                match tree {
-                    Tree::Entries(entries) => {
-                        self.sizes.insert(node, entries.iter().map(|entry| u128::from(entry.kind.size())).sum());
-                        for entry in entries {
-                            match entry.kind {
-                                EntryKind::File { size, content } => {
-                                    self.refer_to_content(Some(node), content, size, pending);
-                                }
-                                EntryKind::Dir { size, tree } => {
-                                    self.refer(Some(node), Node::Tree(tree), size, pending);
-                                }
-                                EntryKind::Symlink { .. } => {}
-                            }
-                        }
-                    }
-                    Tree::Pieces { level, pieces } => {
-                        self.sizes.insert(node, pieces.iter().map(|piece| u128::from(piece.size)).sum());
-                        for piece in pieces {
-                            self.refer(Some(node), Node::Tree(piece.tree), piece.size, pending);
-                            self.look_at_piece(level - 1, &piece)?;
+            Node::Tree(id) => match self.repo.read_tree(id)? {
+                Tree::Entries(entries) => {
+                    self.sizes.insert(node, entries.iter().map(|entry| u128::from(entry.kind.size())).sum());
+                    for entry in entries {
+                        match entry.kind {
+                            EntryKind::File { size, content } => self.refer_to_content(from, content, size, pending),
+                            EntryKind::Dir { size, tree } => self.refer_to_dir(from, tree, size, pending),
+                            EntryKind::Symlink { .. } => {}
                         }
                     }
                 }
-            }
+                Tree::Pieces { pieces, .. } => {
+                    self.sizes.insert(node, pieces.iter().map(|piece| u128::from(piece.size)).sum());
+                    for piece in pieces {
+                        self.refer(from, Node::Tree(piece.tree), piece.size, pending);
+                    }
+                    if self.directories.contains(&id) {
+                        self.read_large_directory(id);
+                    }
+                }
+            },
             Node::List { id, depth } => {
                 let list = self.repo.read_list(id)?;
                 self.sizes.insert(node, list.iter().map(|chunk| u128::from(chunk.length)).sum());
                 for Chunk { id, length } in list {
                     if depth == 1 {
-                        self.refer_to_blob(Some(node), id, length);
+                        self.refer_to_blob(from, id, length);
                     } else {
-                        self.refer(Some(node), Node::List { id: ListId(id), depth: depth - 1 }, length, pending);
+                        self.refer(from, Node::List { id: ListId(id), depth: depth - 1 }, length, pending);
                     }
                 }
             }
@@ -120,39 +133,42 @@ impl<'a> Graph<'a> {
         Ok(())
     }
 
-    /// A piece that can be read must be what the node above it says. (One that cannot is found when it is opened.)
-    fn look_at_piece(&mut self, level: u8, piece: &Piece) -> Result<()> {
-        let node = Node::Tree(piece.tree);
-        if !self.is_whole(node) {
-            return Ok(());
-        }
-        match self.repo.read_tree(piece.tree) {
-            Ok(tree) => check_piece(piece.tree, level, piece, &tree).or_else(|error| self.blame(node, error)),
-            Err(Error::Object { .. }) => Ok(()),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Notes that an object is not what it must be. Other errors end the check.
-    fn blame(&mut self, node: Node, error: Error) -> Result<()> {
-        match error {
-            Error::Object { id, problem } => {
-                self.problems.entry(id).or_insert(problem);
-                self.dirty.insert(node);
-                Ok(())
-            }
-            other => Err(other),
+    /// Reads a directory of several pieces as a restore would: whether the pieces fit together is seen only so.
+    fn read_large_directory(&mut self, id: TreeId) {
+        let errors: Vec<Error> = self.repo.entries(id).filter_map(Result::err).collect();
+        for error in errors {
+            let piece = match &error {
+                Error::Object { id, .. } => Node::Tree(TreeId(*id)),
+                _ => Node::Tree(id),
+            };
+            self.blame(piece, error);
         }
     }
 
-    fn refer_to_content(&mut self, from: Option<Node>, content: Content, size: u64, pending: &mut Vec<Node>) {
+    /// Notes that a node is not what it must be. An error of reading is one of the object that was to be read: the check
+    /// goes on.
+    fn blame(&mut self, node: Node, error: Error) {
+        let (id, problem) = match error {
+            Error::Object { id, problem } => (id, problem),
+            other => (node.id(), ObjectProblem::Damaged(other.to_string())),
+        };
+        self.problems.entry(id).or_insert(problem);
+        self.dirty.insert(node);
+    }
+
+    fn refer_to_dir(&mut self, from: Referrer, tree: TreeId, size: u64, pending: &mut Vec<Node>) {
+        self.directories.insert(tree);
+        self.refer(from, Node::Tree(tree), size, pending);
+    }
+
+    fn refer_to_content(&mut self, from: Referrer, content: Content, size: u64, pending: &mut Vec<Node>) {
         match content {
             Content::Blob(blob) => self.refer_to_blob(from, blob.object(), size),
             Content::Chunks { list, depth } => self.refer(from, Node::List { id: list, depth }, size, pending),
         }
     }
 
-    fn refer(&mut self, from: Option<Node>, to: Node, size: u64, pending: &mut Vec<Node>) {
+    fn refer(&mut self, from: Referrer, to: Node, size: u64, pending: &mut Vec<Node>) {
         self.note_needed(to.id());
         self.referrers.entry(to).or_default().push((from, size));
         if self.visited.insert(to) {
@@ -160,14 +176,17 @@ impl<'a> Graph<'a> {
         }
     }
 
-    fn refer_to_blob(&mut self, from: Option<Node>, id: ObjectId, length: u64) {
+    fn refer_to_blob(&mut self, from: Referrer, id: ObjectId, length: u64) {
         self.note_needed(id);
-        if !self.holds_blob(id, length) {
-            if let Some(Stored::Whole(stored)) = self.stored.get(&id) {
-                let reason = format!("it has {stored} bytes where {length} are referred to");
-                self.problems.entry(id).or_insert(ObjectProblem::Damaged(reason));
-            }
-            self.dirty.extend(from);
+        if self.holds_blob(id, length) {
+            return;
+        }
+        if let Some(Stored::Whole(stored)) = self.stored.get(&id) {
+            let reason = format!("it has {stored} bytes where {length} are referred to");
+            self.mismatches.entry(id).or_insert(reason);
+        }
+        if let Referrer::Node(node) = from {
+            self.dirty.insert(node);
         }
     }
 
@@ -182,18 +201,34 @@ impl<'a> Graph<'a> {
     /// all snapshots were walked.
     pub(super) fn settle(&mut self) {
         for (node, size) in &self.sizes {
-            let says_otherwise = |(_, said): &&(Option<Node>, u64)| u128::from(*said) != *size;
-            if let Some((_, said)) = self.referrers.get(node).into_iter().flatten().find(says_otherwise) {
-                let reason = format!("it has {size} bytes of files where {said} are referred to");
-                self.problems.entry(node.id()).or_insert(ObjectProblem::Damaged(reason));
-                self.dirty.insert(*node);
+            for (from, said) in self.referrers.get(node).into_iter().flatten() {
+                if u128::from(*said) == *size {
+                    continue;
+                }
+                // Who says something else is wrong, not what it is said of: others may refer to that rightly.
+                let reason = format!("object {} has {size} bytes where {said} are referred to", node.id());
+                match (from, node) {
+                    (Referrer::Snapshot(number), _) => {
+                        self.wrong_refs.insert(*number, reason);
+                    }
+                    (Referrer::Node(from), Node::List { id, .. }) => {
+                        self.mismatches.insert(id.object(), reason);
+                        self.dirty.insert(*from);
+                    }
+                    (Referrer::Node(from), Node::Tree(_)) => {
+                        self.problems.entry(from.id()).or_insert(ObjectProblem::Damaged(reason));
+                        self.dirty.insert(*from);
+                    }
+                }
             }
         }
         let mut pending: Vec<Node> = self.dirty.iter().copied().collect();
         while let Some(node) = pending.pop() {
-            for above in self.referrers.get(&node).into_iter().flatten().filter_map(|(above, _)| *above) {
-                if self.dirty.insert(above) {
-                    pending.push(above);
+            for (above, _) in self.referrers.get(&node).into_iter().flatten() {
+                if let Referrer::Node(above) = above
+                    && self.dirty.insert(*above)
+                {
+                    pending.push(*above);
                 }
             }
         }
@@ -201,6 +236,11 @@ impl<'a> Graph<'a> {
 
     fn is_whole(&self, node: Node) -> bool {
         matches!(self.stored.get(&node.id()), Some(Stored::Whole(_)))
+    }
+
+    /// Whether a list covers this many bytes, as far as it could be read.
+    pub(super) fn covers(&self, node: Node, size: u64) -> bool {
+        self.sizes.get(&node).is_none_or(|found| *found == u128::from(size))
     }
 
     /// Whether a blob is stored, whole, and of this length.
@@ -223,8 +263,16 @@ impl<'a> Graph<'a> {
         self.problems.get(&id)
     }
 
-    /// Every damaged or missing object.
-    pub(super) fn problems(&self) -> impl Iterator<Item = (ObjectId, ObjectProblem)> {
-        self.problems.iter().map(|(id, problem)| (*id, problem.clone()))
+    /// Every damaged or missing object, and every one that is not what is said of it.
+    pub(super) fn problems(&self) -> BTreeMap<ObjectId, ObjectProblem> {
+        let mismatches = self.mismatches.iter().map(|(id, reason)| (*id, ObjectProblem::Damaged(reason.clone())));
+        let mut all: BTreeMap<_, _> = mismatches.collect();
+        all.extend(self.problems.iter().map(|(id, problem)| (*id, problem.clone())));
+        all
+    }
+
+    /// The numbers of the snapshots whose ref says otherwise than their trees, and how.
+    pub(super) fn wrong_refs(&self) -> impl Iterator<Item = (u64, &str)> {
+        self.wrong_refs.iter().map(|(number, reason)| (*number, reason.as_str()))
     }
 }

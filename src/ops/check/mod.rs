@@ -36,7 +36,9 @@ pub struct CheckReport {
     pub bytes: u64,
     /// Objects that are damaged or missing, and what that concerns.
     pub damaged: BTreeMap<ObjectId, Damage>,
-    /// Snapshots whose ref cannot be read, and why not.
+    /// Whether more paths are concerned than are named.
+    pub more_files: bool,
+    /// Snapshots whose ref cannot be read or is wrong, and why.
     pub unreadable: Vec<(u64, Error)>,
     /// The numbers of the snapshots that restore wholly.
     pub whole: Vec<u64>,
@@ -66,12 +68,14 @@ pub struct Damage {
 /// What does no harm and is removed by the next prune.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Leftovers {
-    /// Stored objects that no snapshot needs.
+    /// Stored objects that no snapshot needs; 0 while a ref cannot be read.
     pub unneeded: u64,
     /// Staging directories whose writer died.
     pub staging: u64,
     /// Snapshots whose removal was interrupted; they are not listed any more.
     pub half_removed: Vec<u64>,
+    /// Whether there are objects and no trace of any snapshot: `snapshots` may have been lost.
+    pub lost_snapshots: bool,
     /// Files that are not the repository's.
     pub strangers: Vec<String>,
 }
@@ -94,10 +98,12 @@ pub fn check(repo: &Repository, threads: NonZero<usize>, progress: &dyn Progress
 
     let mut graph = Graph::new(repo, &stored);
     for snapshot in &listing.snapshots {
-        graph.walk(snapshot)?;
+        graph.walk(snapshot);
     }
     graph.settle();
-    let unneeded = stored.keys().filter(|id| !graph.needs(id)).count() as u64;
+    // What a ref needs that cannot be read is not known.
+    let all_known = listing.unreadable.is_empty();
+    let unneeded = if all_known { stored.keys().filter(|id| !graph.needs(id)).count() as u64 } else { 0 };
     let mut report = CheckReport {
         snapshots: listing.snapshots.len() as u64,
         objects: loose.objects.len() as u64,
@@ -106,6 +112,7 @@ pub fn check(repo: &Repository, threads: NonZero<usize>, progress: &dyn Progress
         leftovers: Leftovers {
             unneeded,
             staging: staging::abandoned(repo.backend())?,
+            lost_snapshots: refs.snapshots.is_empty() && refs.pruned.is_empty() && !loose.objects.is_empty(),
             half_removed: refs.half_removed,
             strangers: strangers(refs.strangers, loose.strangers),
         },
@@ -114,7 +121,12 @@ pub fn check(repo: &Repository, threads: NonZero<usize>, progress: &dyn Progress
     for (id, problem) in graph.problems() {
         report.damaged.insert(id, Damage { problem, files: BTreeMap::new() });
     }
-    name_files(&graph, &listing.snapshots, &mut report)?;
+    for (number, reason) in graph.wrong_refs() {
+        let next = "copy this file from another copy of the repository; what it refers to can be restored".into();
+        let path = repo.backend().describe(&layout::RefFile::Ref(number).path());
+        report.unreadable.push((number, Error::Damaged { path, reason: reason.to_string(), next }));
+    }
+    name_files(&graph, &listing.snapshots, &mut report);
     report.elapsed = begun.elapsed();
     Ok(report)
 }
@@ -141,13 +153,14 @@ fn strangers(in_snapshots: Vec<String>, in_objects: Vec<String>) -> Vec<String> 
     in_snapshots.chain(in_objects).collect()
 }
 
-fn name_files(graph: &Graph<'_>, snapshots: &[Snapshot], report: &mut CheckReport) -> Result<()> {
+fn name_files(graph: &Graph<'_>, snapshots: &[Snapshot], report: &mut CheckReport) {
     for snapshot in snapshots {
-        let places = locate::locate(graph, snapshot)?;
-        if places.is_empty() {
+        let places = locate::locate(graph, snapshot);
+        report.more_files |= places.more;
+        if places.found.is_empty() {
             report.whole.push(snapshot.number);
         }
-        for (id, path) in places {
+        for (id, path) in places.found {
             if let Some(damage) = report.damaged.get_mut(&id) {
                 let numbers = damage.files.entry(path).or_default();
                 if numbers.last() != Some(&snapshot.number) {
@@ -156,5 +169,4 @@ fn name_files(graph: &Graph<'_>, snapshots: &[Snapshot], report: &mut CheckRepor
             }
         }
     }
-    Ok(())
 }

@@ -11,6 +11,8 @@ use crate::repo::{ChunkAt, Repository};
 
 /// The chunks of a large file are read, verified and written in parallel, about so many bytes at a time.
 const PART: u64 = 8 << 20;
+/// and at most so many chunks: a list may hold any number of tiny ones.
+const PART_CHUNKS: usize = 4096;
 
 /// A file to restore.
 pub(super) struct FileToWrite {
@@ -35,7 +37,7 @@ impl FileToWrite {
 
     fn make(&self, write: impl FnOnce(&TargetFile) -> Result<()>) -> Result<()> {
         let file = self.dir.create_file(&self.name)?;
-        write(&file).inspect_err(|_| {
+        write(&file).and_then(|()| file.finish()).inspect_err(|_| {
             if self.dir.remove_file(&self.name).is_err() {
                 // The failure is reported with the file's path in any case.
             }
@@ -43,15 +45,20 @@ impl FileToWrite {
     }
 
     fn write_chunks(&self, repo: &Repository, file: &TargetFile, list: ListId, depth: u8) -> Result<()> {
+        // The top of the list must agree with the size before a file of that size is made.
+        let mut chunks = repo.chunks(list, depth, self.size).peekable();
+        if let Some(Err(error)) = chunks.next_if(Result::is_err) {
+            return Err(error);
+        }
         file.set_len(self.size)?;
         let write = |chunk: &ChunkAt| file.write_at(&repo.read_blob(chunk.blob, chunk.length)?, chunk.offset);
         let mut part = Vec::new();
         let mut part_bytes = 0;
-        for chunk in repo.chunks(list, depth, self.size) {
+        for chunk in chunks {
             let chunk = chunk?;
             part_bytes += chunk.length;
             part.push(chunk);
-            if part_bytes >= PART {
+            if part_bytes >= PART || part.len() >= PART_CHUNKS {
                 part.par_iter().try_for_each(write)?;
                 part.clear();
                 part_bytes = 0;

@@ -20,10 +20,10 @@ use rayon::Scope;
 use self::file::FileToWrite;
 use self::selection::Selection;
 use super::address::{self, Address};
-use super::parallel;
+use super::parallel::{self, Handles};
 use crate::error::{Error, Result};
-use crate::fs::TargetDir;
-use crate::object::{Counts, Entry, EntryKind, Name, TreeId};
+use crate::fs::{Identity, TargetDir};
+use crate::object::{Counts, Entry, EntryKind, Name, TreeId, display_path};
 use crate::progress::{Progress, Warning, WarningReason};
 use crate::repo::{Entries, Repository};
 
@@ -68,24 +68,20 @@ pub fn restore(repo: &Repository, options: &RestoreOptions<'_>, progress: &dyn P
         Some(EntryKind::Dir { tree, .. }) => Top::Dir(tree),
         Some(kind) => Top::Other(kind),
     };
-    let mut selection = Selection::everything();
-    for path in options.paths {
-        if let Top::Dir(tree) = top {
-            address::descend(repo, tree, path)?;
-        }
-        selection.add(path);
-    }
+    let selection = select(repo, &top, options)?;
+    refuse_repository_as_output(repo, options.output)?;
     let threads = parallel::pool(options.threads)?;
     let root = Arc::new(TargetDir::open_root(options.output)?);
-    let in_flight = 2 * threads.current_num_threads() + 2;
+    let handles = Handles::for_threads(options.threads);
     let (restored, failures) = threads.in_place_scope(|scope| {
         let mut run = Run {
             repo,
             progress,
             scope,
-            in_flight,
+            handles,
             group: Vec::new(),
             group_bytes: 0,
+            group_dirs: 0,
             sent: VecDeque::new(),
             restored: Counts::default(),
             failures: Vec::new(),
@@ -104,6 +100,41 @@ pub fn restore(repo: &Repository, options: &RestoreOptions<'_>, progress: &dyn P
     Ok(RestoreReport { number: snapshot.number, restored, failures, elapsed: begun.elapsed() })
 }
 
+/// The selection for the options' paths; it is an error if the snapshot does not have one of them.
+fn select(repo: &Repository, top: &Top, options: &RestoreOptions<'_>) -> Result<Selection> {
+    if options.paths.is_empty() {
+        return Ok(Selection::All);
+    }
+    let Top::Dir(tree) = top else {
+        return Err(Error::refused(
+            "restore paths below the address",
+            "the address leads to a file or a link",
+            "leave the paths out, or address the directory that holds the file",
+        ));
+    };
+    let mut selection = Selection::nothing();
+    for path in options.paths {
+        match address::descend(repo, *tree, path) {
+            // What is damaged on the way is reported when the restore comes to it; the other paths do not suffer.
+            Ok(_) | Err(Error::Object { .. }) => selection.add(path),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(selection)
+}
+
+fn refuse_repository_as_output(repo: &Repository, output: &Path) -> Result<()> {
+    let Some(root) = repo.backend().local_root() else { return Ok(()) };
+    if Identity::of(root)?.is_at_or_above(output)? {
+        return Err(Error::refused(
+            format!("restore into {}", display_path(output)),
+            "it is in the repository",
+            "name a directory elsewhere; nothing was changed",
+        ));
+    }
+    Ok(())
+}
+
 /// What the address leads to.
 enum Top {
     Dir(TreeId),
@@ -118,9 +149,11 @@ struct Run<'x, 's> {
     repo: &'s Repository,
     progress: &'s dyn Progress,
     scope: &'x Scope<'s>,
-    in_flight: usize,
+    handles: Handles,
     group: Vec<FileToWrite>,
     group_bytes: u64,
+    /// How many directories the files of the group are in.
+    group_dirs: usize,
     sent: VecDeque<Receiver<Written>>,
     restored: Counts,
     failures: Vec<(PathBuf, Error)>,
@@ -146,6 +179,11 @@ impl<'s> Run<'_, 's> {
                 Some(Ok(entry)) => {
                     let Some(selected) = open.selection.below(&entry.name) else { continue };
                     if let Some((tree, dir)) = self.entry(entry, &dir) {
+                        if stack.len() >= self.handles.depth {
+                            let error = parallel::too_deep("fill the directory", dir.path());
+                            self.failed(dir.path().to_path_buf(), error);
+                            continue;
+                        }
                         stack.push(OpenDir { entries: self.repo.entries(tree), dir, selection: selected });
                     }
                 }
@@ -169,9 +207,16 @@ impl<'s> Run<'_, 's> {
                 Err(error) => self.failed(dir.path_of(&name), error),
             },
             EntryKind::File { size, content } => {
+                if self.group.last().is_none_or(|last| !Arc::ptr_eq(&last.dir, dir)) {
+                    self.group_dirs += 1;
+                }
                 self.group.push(FileToWrite { dir: Arc::clone(dir), name, size, content });
-                self.group_bytes += size;
-                if self.group.len() >= GROUP_FILES || self.group_bytes >= GROUP_BYTES {
+                // What an entry says of its size is not to be trusted yet.
+                self.group_bytes = self.group_bytes.saturating_add(size);
+                let full = self.group.len() >= GROUP_FILES
+                    || self.group_bytes >= GROUP_BYTES
+                    || self.group_dirs >= self.handles.dirs;
+                if full {
                     self.send();
                 }
             }
@@ -184,6 +229,7 @@ impl<'s> Run<'_, 's> {
         let (repo, progress) = (self.repo, self.progress);
         let files = mem::take(&mut self.group);
         self.group_bytes = 0;
+        self.group_dirs = 0;
         self.scope.spawn(move |_| {
             let write = |file: FileToWrite| {
                 let result = file.write(repo);
@@ -196,7 +242,7 @@ impl<'s> Run<'_, 's> {
             sender.send(files.into_iter().map(write).collect()).unwrap_or_default();
         });
         self.sent.push_back(written);
-        while self.sent.len() >= self.in_flight {
+        while self.sent.len() >= self.handles.groups {
             self.receive();
         }
     }

@@ -5,39 +5,38 @@ use std::collections::BTreeMap;
 use crate::object::Name;
 
 /// A set of paths: each stands for itself and everything below it.
-#[derive(Debug, Default)]
-pub(super) struct Selection {
-    /// Nothing: everything here and below is selected.
-    below: Option<BTreeMap<Name, Selection>>,
+#[derive(Debug)]
+pub(super) enum Selection {
+    /// Everything here and below.
+    All,
+    /// Only what is below these entries.
+    Some(BTreeMap<Name, Selection>),
 }
 
 impl Selection {
-    /// Everything.
-    pub(super) fn everything() -> Self {
-        Self::default()
+    /// Nothing.
+    pub(super) fn nothing() -> Self {
+        Self::Some(BTreeMap::new())
     }
 
-    /// Selects a path. The first path replaces "everything".
+    /// Selects a path; the empty path selects everything.
     pub(super) fn add(&mut self, path: &[Name]) {
         let mut at = self;
-        let mut fresh = at.below.is_none();
         for name in path {
-            if at.below.is_none() && !fresh {
+            match at {
                 // A directory above it is selected as a whole.
-                return;
+                Self::All => return,
+                Self::Some(below) => at = below.entry(name.clone()).or_insert_with(Self::nothing),
             }
-            let below = at.below.get_or_insert_default();
-            fresh = !below.contains_key(name);
-            at = below.entry(name.clone()).or_default();
         }
-        at.below = None;
+        *at = Self::All;
     }
 
     /// What is selected below the entry `name`; nothing if the entry is not selected itself.
     pub(super) fn below(&self, name: &Name) -> Option<&Self> {
-        match &self.below {
-            None => Some(self),
-            Some(below) => below.get(name),
+        match self {
+            Self::All => Some(self),
+            Self::Some(below) => below.get(name),
         }
     }
 }
@@ -60,8 +59,9 @@ mod tests {
 
     #[test]
     fn paths_select_themselves_what_is_above_and_what_is_below() {
-        let mut some = Selection::everything();
-        assert!(selects(&some, "anything/at/all"));
+        assert!(selects(&Selection::All, "anything/at/all"));
+        let mut some = Selection::nothing();
+        assert!(!selects(&some, "a"));
         some.add(&path("a/b"));
         some.add(&path("c"));
         for yes in ["a", "a/b", "a/b/x/y", "c", "c/d"] {
@@ -75,5 +75,8 @@ mod tests {
         assert!(selects(&some, "c/e"));
         some.add(&path("a"));
         assert!(selects(&some, "a/c"));
+        some.add(&[]);
+        some.add(&path("x/y"));
+        assert!(selects(&some, "z"));
     }
 }

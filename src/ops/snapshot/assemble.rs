@@ -16,6 +16,7 @@ use super::read::{Outcome, store_file};
 use super::walk::{Event, FileToRead, Walk};
 use crate::error::{Error, Result};
 use crate::object::{Chunker, Counts, Entry, EntryKind, Name, ObjectId, TreeBuilder, TreeId};
+use crate::ops::parallel::Handles;
 use crate::progress::Progress;
 use crate::repo::ObjectWriter;
 
@@ -23,9 +24,9 @@ use crate::repo::ObjectWriter;
 const GROUP_FILES: usize = 64;
 /// or files of so many bytes together,
 const GROUP_BYTES: u64 = 4 << 20;
-/// or so many events: each directory that is entered holds an open handle while the group is in flight.
+/// or so many events, or when it enters so many directories as [`Handles`] allows: each is held open while the group is
+/// in flight.
 const GROUP_EVENTS: usize = 256;
-const GROUP_DIRS: usize = 16;
 
 /// What the assembly found, besides the trees.
 pub(super) trait Notes {
@@ -48,6 +49,7 @@ pub(super) fn assemble(
     walk: Walk,
     writer: &ObjectWriter<'_>,
     threads: &rayon::ThreadPool,
+    handles: Handles,
     notes: &mut dyn Notes,
     progress: &dyn Progress,
 ) -> Result<Assembled> {
@@ -57,9 +59,8 @@ pub(super) fn assemble(
         progress,
         stop: AtomicBool::new(false),
     };
-    let in_flight = 2 * threads.current_num_threads() + 2;
     threads.in_place_scope(|scope| {
-        let result = run(walk, &workers, scope, in_flight, notes);
+        let result = run(walk, &workers, scope, handles, notes);
         // What is still queued need not be done if the run has failed.
         workers.stop.store(true, Ordering::Relaxed);
         result
@@ -88,7 +89,7 @@ impl Group {
         match &event {
             Event::File(file) => {
                 self.files += 1;
-                self.bytes += file.stat.size;
+                self.bytes = self.bytes.saturating_add(file.stat.size);
             }
             Event::Enter(_) => self.dirs += 1,
             _ => {}
@@ -96,10 +97,10 @@ impl Group {
         self.events.push(event);
     }
 
-    fn is_full(&self) -> bool {
+    fn is_full(&self, handles: Handles) -> bool {
         self.files >= GROUP_FILES
             || self.bytes >= GROUP_BYTES
-            || self.dirs >= GROUP_DIRS
+            || self.dirs >= handles.dirs
             || self.events.len() >= GROUP_EVENTS
     }
 
@@ -144,7 +145,7 @@ fn run<'s>(
     walk: Walk,
     workers: &'s Workers<'_>,
     scope: &Scope<'s>,
-    in_flight: usize,
+    handles: Handles,
     notes: &mut dyn Notes,
 ) -> Result<Assembled> {
     let mut sent: VecDeque<SentGroup> = VecDeque::new();
@@ -152,9 +153,9 @@ fn run<'s>(
     let mut trees = Trees::new(workers.writer, notes);
     for event in walk {
         group.push(event);
-        if group.is_full() {
+        if group.is_full(handles) {
             sent.push_back(mem::take(&mut group).send(workers, scope));
-            if sent.len() >= in_flight
+            if sent.len() >= handles.groups
                 && let Some(oldest) = sent.pop_front()
             {
                 trees.replay(oldest)?;
@@ -247,7 +248,7 @@ impl<'a> Trees<'a> {
 }
 
 fn store(writer: &ObjectWriter<'_>) -> impl FnMut(&[u8]) -> Result<ObjectId> {
-    |piece| writer.store(piece)
+    |piece| writer.store_tree(piece)
 }
 
 /// A worker thread ended without a result. Its panic, which is the reason, ends the scope as well.

@@ -74,12 +74,13 @@ pub fn snapshot(
     let start = (options.clock)();
     let repository = repo.backend().local_root().map(Identity::of).transpose()?;
     refuse_repository_as_source(options.source, repository)?;
-    let walk = Walk::begin(options.source, repository)?;
+    let handles = parallel::Handles::for_threads(options.threads);
+    let walk = Walk::begin(options.source, repository, handles.depth)?;
     let threads = parallel::pool(options.threads)?;
     let writer = repo.writer(session, options.sync)?;
     let mut notes = PathCollector::new(options.source, session.progress);
     let Assembled { tree, counts, special } =
-        assemble::assemble(walk, &writer, &threads, &mut notes, session.progress)?;
+        assemble::assemble(walk, &writer, &threads, handles, &mut notes, session.progress)?;
     let (incomplete, changed) = (notes.incomplete.finish(&writer)?, notes.changed.finish(&writer)?);
     let mut snapshot = Snapshot {
         number: 0,
@@ -105,10 +106,11 @@ pub fn snapshot(
 }
 
 fn refuse_repository_as_source(source: &Path, repository: Option<Identity>) -> Result<()> {
-    if repository.is_some() && Some(Identity::of(source)?) == repository {
+    let inside = repository.map_or(Ok(false), |repository| repository.is_at_or_above(source))?;
+    if inside {
         return Err(Error::refused(
             format!("take a snapshot of {}", display_path(source)),
-            "it is the repository itself",
+            "it is the repository itself, or in it",
             "name the directory to take, or another repository with --repo",
         ));
     }
@@ -124,7 +126,7 @@ fn refuse_nothing(repo: &Repository, snapshot: &Snapshot, options: &SnapshotOpti
         let reasons = snapshot.incomplete.first.first().map_or("", |note| note.reason.as_str());
         return Err(Error::refused(
             attempted(),
-            format!("nothing in it could be read ({reasons})"),
+            format!("none of its files could be read ({reasons})"),
             "see that you may read it; no snapshot was made",
         ));
     }

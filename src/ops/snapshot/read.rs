@@ -13,9 +13,12 @@ use crate::repo::ObjectWriter;
 
 /// So often a file that changes is read.
 const ATTEMPTS: u32 = 3;
-/// A large file is read in parts of this many bytes (or two of the longest chunks); the chunks of a part are stored in
-/// parallel.
+/// A large file is read in parts of this many bytes (and one of the longest chunks); the chunks of a part are stored
+/// in parallel.
 const PART: usize = 4 << 20;
+
+/// The most bytes that are read of a file that claims to be empty.
+const PSEUDO_FILE: u64 = 256 << 20;
 
 /// What became of a file.
 pub(super) enum Outcome {
@@ -68,7 +71,12 @@ fn read_once(writer: &ObjectWriter<'_>, chunker: Chunker, file: &FileToRead, fir
         let error = std::io::Error::other("it is not a regular file any more");
         return Err(Failure::Source(Error::io("read the file", file.dir.path_of(&file.name), error)));
     }
-    Ok(Reading { size, content, unchanged: before == after && size == after.size })
+    if after.size == 0 && size == PSEUDO_FILE {
+        let error = std::io::Error::other("it claims to be empty and does not end");
+        return Err(Failure::Source(Error::io("read the file", file.dir.path_of(&file.name), error)));
+    }
+    // A pseudo-file claims to be empty, before and after, whatever it holds.
+    Ok(Reading { size, content, unchanged: before == after && (size == after.size || after.size == 0) })
 }
 
 fn read_content(
@@ -79,7 +87,7 @@ fn read_content(
 ) -> Result<(u64, Content), Failure> {
     let sizes = chunker.sizes();
     let whole = sizes.whole_file();
-    let mut part = Part::new(expected.size, PART.max(2 * sizes.maximum()));
+    let mut part = Part::new(expected.size, PART + sizes.maximum());
     part.fill(source)?;
     if !part.ended && part.filled <= whole {
         part.fill(source)?;
@@ -96,6 +104,7 @@ fn read_content(
         for (id, chunk) in ids.map_err(Failure::Repository)?.into_iter().zip(&chunks) {
             list.push(BlobId(id), chunk.len() as u64, &mut store)?;
         }
+        writer.publish_if_much().map_err(Failure::Repository)?;
         if part.ended {
             break;
         }
@@ -110,8 +119,8 @@ fn read_content(
 /// The part of a file that is in memory.
 ///
 /// No more is read than the file had when it was looked at: whether it has grown since is seen by looking again, which
-/// costs less than a read that finds the end, and a file that keeps growing is not followed for ever. Only a file that
-/// claims to be empty is read to its end, since those of `/proc` and `/sys` all do.
+/// costs less than a read that finds the end, and a file that keeps growing is not followed for ever. A file that claims
+/// to be empty is read to its end, since those of `/proc` and `/sys` all do, but no further than [`PSEUDO_FILE`].
 struct Part {
     buffer: Vec<u8>,
     filled: usize,
@@ -122,7 +131,7 @@ struct Part {
 
 impl Part {
     fn new(expected: u64, longest: usize) -> Self {
-        let left = if expected == 0 { u64::MAX } else { expected };
+        let left = if expected == 0 { PSEUDO_FILE } else { expected };
         let first = if expected == 0 { 4096 } else { usize::try_from(expected).unwrap_or(longest).min(longest) };
         Self { buffer: vec![0; first], filled: 0, longest, left, ended: false }
     }

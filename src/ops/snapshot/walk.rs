@@ -3,6 +3,7 @@
 //! The walk keeps its own stack of open directories, so the depth of the source is bounded by the open files that the
 //! process may have, not by its stack. What cannot be read is an event like the others.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::vec;
@@ -10,6 +11,7 @@ use std::vec;
 use crate::error::{Error, Result};
 use crate::fs::{Identity, SourceDir, SourceEntry, SourceKind, Stat};
 use crate::object::Name;
+use crate::ops::parallel::too_deep;
 
 /// What the walk met. Entries of a directory come in the order of their names, those below a directory between its
 /// `Enter` and its `Leave`.
@@ -47,17 +49,22 @@ struct OpenDir {
 pub(super) struct Walk {
     stack: Vec<OpenDir>,
     repository: Option<Identity>,
+    deepest: usize,
 }
 
 impl Walk {
-    /// Begins at `source`, which must be readable. `repository` is kept out wherever it is met.
-    pub(super) fn begin(source: &Path, repository: Option<Identity>) -> Result<Self> {
+    /// Begins at `source`, which must be readable. `repository` is kept out wherever it is met; no more than `deepest`
+    /// directories are held open one below the other.
+    pub(super) fn begin(source: &Path, repository: Option<Identity>, deepest: usize) -> Result<Self> {
         let dir = SourceDir::open(source)?;
         let entries = dir.list()?.entries.into_iter();
-        Ok(Self { stack: vec![OpenDir { dir: Arc::new(dir), entries }], repository })
+        Ok(Self { stack: vec![OpenDir { dir: Arc::new(dir), entries }], repository, deepest })
     }
 
     fn enter(&mut self, parent: &SourceDir, name: Name) -> Event {
+        if self.stack.len() >= self.deepest {
+            return Event::Failed(too_deep("open the directory", &parent.path_of(&name)));
+        }
         let opened = parent.open_dir(&name).and_then(|dir| {
             if self.repository.is_some() && Some(dir.identity()?) == self.repository {
                 return Ok(None);
@@ -76,6 +83,24 @@ impl Walk {
     }
 }
 
+impl Walk {
+    /// The event for what is no regular file.
+    fn other(&mut self, dir: &SourceDir, name: Name, kind: SourceKind) -> Event {
+        match kind {
+            SourceKind::Dir => self.enter(dir, name),
+            SourceKind::Symlink => match dir.read_link(&name) {
+                Ok(target) if target.is_empty() => {
+                    let error = io::Error::new(io::ErrorKind::InvalidData, "its target is empty");
+                    Event::Failed(Error::io("read the symbolic link", dir.path_of(&name), error))
+                }
+                Ok(target) => Event::Symlink(name, target),
+                Err(error) => Event::Failed(error),
+            },
+            SourceKind::Special | SourceKind::File => Event::Special,
+        }
+    }
+}
+
 impl Iterator for Walk {
     type Item = Event;
 
@@ -87,19 +112,15 @@ impl Iterator for Walk {
             return (!self.stack.is_empty()).then_some(Event::Leave);
         };
         let dir = Arc::clone(&open.dir);
-        let event = match kind {
-            SourceKind::Dir => self.enter(&dir, name),
-            SourceKind::Symlink => match dir.read_link(&name) {
-                Ok(target) => Event::Symlink(name, target),
-                Err(error) => Event::Failed(error),
-            },
-            SourceKind::Special => Event::Special,
-            SourceKind::File => match dir.stat(&name) {
-                Ok(stat) => Event::File(FileToRead { dir, name, stat }),
-                Err(error) => Event::Failed(error),
-            },
-        };
-        Some(event)
+        if kind != SourceKind::File {
+            return Some(self.other(&dir, name, kind));
+        }
+        Some(match dir.stat(&name) {
+            Ok(stat) if stat.kind == SourceKind::File => Event::File(FileToRead { dir, name, stat }),
+            // It was replaced since the directory was listed.
+            Ok(stat) => self.other(&dir, name, stat.kind),
+            Err(error) => Event::Failed(error),
+        })
     }
 }
 

@@ -237,6 +237,11 @@ struct FaultLock {
 }
 
 impl Lock for FaultLock {
+    fn is_current(&self) -> Result<bool> {
+        self.faults.next("is_current", &self.path.inside, "").or_fail(&self.path.full)?;
+        self.inner.is_current()
+    }
+
     fn write(&mut self, content: &[u8]) -> Result<()> {
         self.faults.write("write", &self.path, content, |content| self.inner.write(content))
     }

@@ -1,4 +1,7 @@
 //! What several tests need.
 
+pub(crate) mod cli;
 pub(crate) mod docs;
 pub(crate) mod fault;
+pub(crate) mod model;
+pub(crate) mod repos;

@@ -1,0 +1,109 @@
+//! The operations as a single-threaded process with a fixed clock would call them, so that runs can be repeated.
+
+use std::num::NonZero;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use backuptool::Result;
+use backuptool::object::{Content, Entry, EntryKind, HashAlgorithm, TreeId};
+use backuptool::ops::address::{Address, Wanted};
+use backuptool::ops::check::{self, CheckReport};
+use backuptool::ops::prune::{self, PruneReport};
+use backuptool::ops::restore::{self, RestoreOptions, RestoreReport};
+use backuptool::ops::snapshot::{self, SnapshotOptions, SnapshotReport};
+use backuptool::progress::Silent;
+use backuptool::repo::{self, ChunkAt, InitOptions, Repository, Session, SharedRepository};
+use backuptool::store::Backend;
+use backuptool::store::batch::SyncMethod;
+use jiff::Timestamp;
+
+use super::model::{Model, Node};
+
+const ONE: NonZero<usize> = NonZero::<usize>::MIN;
+
+fn clock() -> Timestamp {
+    Timestamp::UNIX_EPOCH
+}
+
+pub(crate) fn session() -> Session<'static> {
+    Session {
+        host: "host".into(),
+        pid: 1,
+        command: "test".into(),
+        start: clock(),
+        lock_wait: Duration::ZERO,
+        progress: &Silent,
+    }
+}
+
+pub(crate) fn init(backend: impl Backend + 'static) -> Result<Repository> {
+    repo::init(Arc::new(backend), &InitOptions::default(), &session())
+}
+
+pub(crate) fn open(backend: impl Backend + 'static) -> Result<SharedRepository> {
+    SharedRepository::open(Arc::new(backend), &session())
+}
+
+pub(crate) fn take(backend: impl Backend + 'static, source: &Path, sync: SyncMethod) -> Result<SnapshotReport> {
+    let options =
+        SnapshotOptions { source, user: b"user", clock, utc_offset: 0, allow_empty: false, sync, threads: ONE };
+    snapshot::snapshot(&open(backend)?, &options, &session())
+}
+
+pub(crate) fn restore(backend: impl Backend + 'static, number: u64, output: &Path) -> Result<RestoreReport> {
+    let address = Address { snapshot: Wanted::Number(number), path: Vec::new() };
+    let options = RestoreOptions { address: &address, output, paths: &[], threads: ONE };
+    restore::restore(&*open(backend)?, &options, &Silent)
+}
+
+/// What a snapshot holds, read object by object as a restore does, without the file system in between.
+pub(crate) fn read_back(repo: &Repository, number: u64) -> Result<Model> {
+    read_dir(repo, repo.snapshot(number)?.tree)
+}
+
+fn read_dir(repo: &Repository, tree: TreeId) -> Result<Model> {
+    let mut model = Model::default();
+    for entry in repo.entries(tree) {
+        let Entry { name, kind } = entry?;
+        let node = match kind {
+            EntryKind::Dir { tree, .. } => Node::Dir(read_dir(repo, tree)?),
+            EntryKind::Symlink { target } => Node::Link(target),
+            EntryKind::File { size, content: Content::Blob(blob) } => Node::File(repo.read_blob(blob, size)?),
+            EntryKind::File { size, content: Content::Chunks { list, depth } } => {
+                let chunks = repo.chunks(list, depth, size);
+                let read = |chunk: Result<ChunkAt>| chunk.and_then(|chunk| repo.read_blob(chunk.blob, chunk.length));
+                Node::File(chunks.map(read).collect::<Result<Vec<_>>>()?.concat())
+            }
+        };
+        model.insert(name.as_bytes(), node);
+    }
+    Ok(model)
+}
+
+/// What a restore gives. Everything must be restored.
+pub(crate) fn restored(backend: impl Backend + 'static, number: u64) -> Result<Model> {
+    let scratch = tempfile::tempdir().unwrap();
+    let output = scratch.path().join("output");
+    let report = restore(backend, number, &output)?;
+    assert!(report.failures.is_empty(), "snapshot {number}: {:?}", report.failures);
+    Ok(Model::read(&output))
+}
+
+pub(crate) fn prune(backend: impl Backend + 'static, numbers: &[u64]) -> Result<PruneReport> {
+    let repo = open(backend)?;
+    let plan = prune::plan(&repo, numbers)?;
+    prune::execute(repo, plan, &session())
+}
+
+pub(crate) fn check(backend: impl Backend + 'static) -> Result<CheckReport> {
+    check::check(&*open(backend)?, ONE, &Silent)
+}
+
+/// A document of the repository with the checksum that it should have. `text` may have another one, or none.
+pub(crate) fn sealed(text: &str) -> Vec<u8> {
+    let covered: String = text.split_inclusive('\n').filter(|line| !line.contains("\"checksum\"")).collect();
+    let sum = HashAlgorithm::Blake3.hash(covered.as_bytes());
+    let body = covered.strip_suffix("}\n").unwrap();
+    format!("{body}  \"checksum\": \"{sum}\"\n}}\n").into_bytes()
+}
