@@ -57,7 +57,7 @@ verify_document() {
 }
 verify_document "$repo/config.json"
 if [ -d "$repo/packs" ] && [ -n "$(ls "$repo/packs")" ]; then
-    die "$repo holds packs; unpack them into objects/ first: the README of the repository says how"
+    die "$repo holds packs, which this script is too old for; use the one of the version that made them"
 fi
 
 # ---- the snapshot: the highest number that was not removed

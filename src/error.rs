@@ -75,7 +75,7 @@ pub enum Error {
         /// The numbers that exist, ascending.
         existing: Vec<u64>,
     },
-    /// The request was understood and refused; nothing was changed.
+    /// The request was understood and could not be done. Nothing was changed, unless the texts say what was.
     Refused {
         /// What was attempted, with its path.
         attempted: String,
@@ -115,9 +115,17 @@ impl Error {
         Self::Object { id, problem: ObjectProblem::Damaged(reason.into()) }
     }
 
-    /// A refusal before anything was changed.
+    /// A refusal: "cannot `attempted`: `reason`; `next`".
     pub fn refused(attempted: impl Into<String>, reason: impl Into<String>, next: impl Into<String>) -> Self {
         Self::Refused { attempted: attempted.into(), reason: reason.into(), next: next.into() }
+    }
+
+    /// What is wrong, without what to do next.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Damaged { path, reason, .. } => format!("{}: {reason}", display_path(path)),
+            other => other.to_string(),
+        }
     }
 
     /// The kind of the I/O error below, if this is one.
@@ -167,7 +175,7 @@ impl fmt::Display for Error {
             Self::Locked { path, waited, holders } => {
                 write!(f, "cannot lock the repository {}: waited {} s for ", display_path(path), waited.as_secs())?;
                 if holders.is_empty() {
-                    f.write_str("a process that reads it (readers are not recorded)")?;
+                    f.write_str("a process that is not recorded (one that reads it, or is just beginning or ending)")?;
                 } else {
                     f.write_str(&holders.join("; "))?;
                 }

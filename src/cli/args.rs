@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::num::NonZero;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -48,8 +49,8 @@ pub(super) struct Global {
     /// How long to wait while others have the repository locked: 30s, 5m, 1h
     #[arg(long, global = true, value_name = "TIME", default_value = "1m", value_parser = parse_duration)]
     pub(super) lock_wait: Duration,
-    /// How many threads to use [default: one a core]
-    #[arg(long, global = true, value_name = "N")]
+    /// How many threads to use, 1 to 256 [default: one a core]
+    #[arg(long, global = true, value_name = "N", value_parser = parse_threads)]
     pub(super) threads: Option<NonZero<usize>>,
 }
 
@@ -58,6 +59,9 @@ pub(super) enum Command {
     /// Make a repository
     Init(Init),
     /// Store a directory as it is now
+    #[command(
+        override_usage = "backuptool snapshot [OPTIONS] --target-directory <DIR>\n       backuptool snapshot [OPTIONS] <DIR>"
+    )]
     Snapshot(Snapshot),
     /// Show the snapshots
     List,
@@ -74,7 +78,7 @@ pub(super) struct Init {
     /// The hash that names what is stored
     #[arg(long, value_enum, default_value_t)]
     pub(super) hash: Hash,
-    /// The average size of the pieces that large files are cut into, a power of two from 16K to 4M; fixed for the life
+    /// The average size of the chunks that large files are cut into, a power of two from 16K to 4M; fixed for the life
     /// of the repository
     #[arg(long, value_name = "SIZE", default_value = "64K", value_parser = parse_chunk_size)]
     pub(super) chunk_size: ChunkSizes,
@@ -104,12 +108,12 @@ pub(super) struct Snapshot {
 #[derive(Args)]
 pub(super) struct Restore {
     /// The snapshot: N, latest, latest~2, or with a path N:path/inside
-    #[arg(long, value_name = "N")]
+    #[arg(long, alias = "snapshot", value_name = "N")]
     pub(super) snapshot_number: OsString,
     /// The directory to write; it must not exist or be empty
     #[arg(long, value_name = "DIR", value_parser = path())]
     pub(super) output_directory: PathBuf,
-    /// Restore only these paths of the snapshot
+    /// Restore only these paths, as they stand below the top of what N addresses
     #[arg(value_name = "PATH")]
     pub(super) paths: Vec<OsString>,
 }
@@ -117,7 +121,7 @@ pub(super) struct Restore {
 #[derive(Args)]
 pub(super) struct Prune {
     /// The snapshots to remove: N, latest, latest~2, or several with commas between
-    #[arg(long = "snapshot", value_name = "N[,N…]", required = true, value_delimiter = ',', value_parser = whole_snapshot())]
+    #[arg(long = "snapshot", alias = "snapshot-number", value_name = "N[,N…]", required = true, value_delimiter = ',', value_parser = whole_snapshot())]
     pub(super) snapshots: Vec<Address>,
     /// Show what would be removed and remove nothing
     #[arg(short = 'n', long)]
@@ -169,7 +173,7 @@ fn path() -> impl TypedValueParser<Value = PathBuf> {
 
 /// The address of a snapshot, without a path in it.
 fn whole_snapshot() -> impl TypedValueParser<Value = Address> {
-    OsStringValueParser::new().try_map(|text| match Address::parse(&text) {
+    OsStringValueParser::new().try_map(|text| match Address::parse(OsStr::from_bytes(text.as_bytes().trim_ascii())) {
         Ok(Some(address)) if address.path.is_empty() => Ok(address),
         _ => Err("give the number of a snapshot, `latest` or `latest~2`"),
     })
@@ -181,6 +185,12 @@ fn expand_home(text: &OsStr) -> PathBuf {
         (Ok(rest), Some(home)) => home.join(rest),
         _ => path,
     }
+}
+
+/// Reads a number of threads.
+fn parse_threads(text: &str) -> Result<NonZero<usize>, String> {
+    let number = text.parse().ok().filter(|number: &NonZero<usize>| number.get() <= 256);
+    number.ok_or_else(|| "the number of threads must be from 1 to 256".into())
 }
 
 /// Reads `90`, `90s`, `5m`, `1h`.

@@ -6,7 +6,7 @@ use backuptool::Error;
 
 /// Done.
 pub(super) const DONE: ExitCode = ExitCode::SUCCESS;
-/// Failed; nothing was changed that counts.
+/// Failed; nothing was changed that counts, or the message says what was.
 const FAILED: u8 = 1;
 /// Wrong usage.
 const WRONG_USAGE: u8 = 2;

@@ -1,6 +1,7 @@
 //! A directory that holds a repository, and the durable steps on it.
 //!
-//! Every method is one step: one or two system calls, no retries, nothing implied. All paths are relative to the
+//! Every method is one step: no retries, nothing implied. (Two have more than one way to do their step, for file systems
+//! that lack the usual one: [`Place::rename_new`] and [`Place::sync_dir`].) All paths are relative to the
 //! directory, which is held open, so that the repository stays the same one if a directory above it is renamed. The
 //! handle is opened before anything is written, which is what lets `syncfs` report a background write that failed.
 //! Directories are made for their owner only, files readable for their owner only and never writable again.

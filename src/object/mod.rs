@@ -1,8 +1,9 @@
 //! What is stored: names, hashes, and the encodings of trees, chunk lists, snapshot refs and the configuration.
 //!
-//! Everything here is pure: bytes in, values out. Each encoding is *canonical*: one value has exactly one encoding, so
-//! the same content has the same name wherever it is met. Decoding is strict to the same degree: bytes that the encoder
-//! would not have written are refused. `docs/format.md` describes each encoding with worked examples.
+//! Everything here is pure: bytes in, values out. The encoding of objects is *canonical*: the same content is always cut
+//! and written alike, so it has the same name wherever it is met. Decoding is strict: lines that the encoder would not
+//! have written are refused. The configuration and the refs have a checksum instead, and may say more than a reader
+//! knows. `docs/format.md` describes each encoding with worked examples.
 
 mod chunker;
 mod config;

@@ -101,19 +101,22 @@ pub fn parse_path(path: &OsStr) -> Result<Vec<Name>> {
 pub(super) fn descend(repo: &Repository, top: TreeId, path: &[Name]) -> Result<Option<EntryKind>> {
     let mut tree = top;
     for (at, name) in path.iter().enumerate() {
-        let missing = || {
+        let refused = |reason: &str| {
             let wanted: Vec<String> = path.iter().map(ToString::to_string).collect();
             Error::refused(
                 format!("find the path {}", wanted.join("/")),
-                format!("the snapshot has no {}", wanted[..=at].join("/")),
-                "see what the snapshot holds by restoring it, or name another snapshot",
+                format!("{} {reason}", wanted[..=at].join("/")),
+                "give a path as it stands below the top of the snapshot, or of what `N:path` addresses",
             )
         };
-        let kind = repo.find(tree, name)?.ok_or_else(missing)?;
+        let kind = repo.find(tree, name)?.ok_or_else(|| refused("is not in the snapshot"))?;
+        if at + 1 == path.len() {
+            return Ok(Some(kind));
+        }
         match kind {
-            EntryKind::Dir { tree: below, .. } if at + 1 < path.len() => tree = below,
-            kind if at + 1 == path.len() => return Ok(Some(kind)),
-            _ => return Err(missing()),
+            EntryKind::Dir { tree: below, .. } => tree = below,
+            EntryKind::File { .. } => return Err(refused("is a file, not a directory")),
+            EntryKind::Symlink { .. } => return Err(refused("is a symbolic link, not a directory")),
         }
     }
     Ok(None)

@@ -120,9 +120,9 @@ fn mark_all(repo: &Repository, numbers: &[u64], marks: &mut Reachable) -> Result
     for number in numbers {
         let marked = repo.snapshot(*number).and_then(|snapshot: Snapshot| marks.mark(repo, &snapshot));
         marked.map_err(|error| match error {
-            Error::Damaged { .. } | Error::Object { .. } | Error::TooNew { .. } => Error::refused(
+            Error::Damaged { .. } | Error::Object { .. } | Error::TooNew { .. } | Error::Io { .. } => Error::refused(
                 "prune",
-                format!("snapshot {number} is to stay and what it needs cannot be found out ({error})"),
+                format!("snapshot {number} is to stay and what it needs cannot be found out ({})", error.reason()),
                 format!(
                     "run `backuptool check`, then bring the damaged file back from another copy of the repository, or \
                      prune snapshot {number} as well; nothing was removed"

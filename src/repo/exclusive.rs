@@ -7,8 +7,9 @@
 //! - Refs are removed, and their removal made durable, before any object goes ([`ExclusiveRepository::remove_snapshots`]
 //!   returns only then). A crash at any point leaves refs all of whose objects exist, and at worst objects that nothing
 //!   needs, which the next prune removes.
-//! - Which objects are needed is the caller's knowledge: it must have marked from *all* refs that are left, read under
-//!   this lock.
+//! - Which objects are needed is the caller's knowledge: it must have marked from *all* refs that are left. Which refs
+//!   are left has to be read under this lock; what one of them needs may have been marked before, since refs and
+//!   objects never change.
 
 use std::ops::Deref;
 

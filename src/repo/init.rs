@@ -57,7 +57,8 @@ fn already(backend: &dyn Backend) -> Error {
     Error::refused(
         format!("make a repository in {}", display_path(&backend.describe(""))),
         "there is one already",
-        "use it as it is; nothing was changed",
+        "use it as it is (its hash and chunk size are fixed; see its config.json), or name another directory; nothing was \
+         changed",
     )
 }
 

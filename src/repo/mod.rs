@@ -83,11 +83,9 @@ fn no_repository(path: &Path, reason: &str) -> Error {
     Error::NoRepository {
         path: path.to_path_buf(),
         reason: reason.into(),
-        next: format!(
-            "name the repository with --repo, see that its disk is mounted, or make a new one with \
-             `backuptool init --repo {}`",
-            display_path(path)
-        ),
+        next: "name the repository with --repo, see that its disk is mounted, or make a new one in an empty or new \
+               directory with `backuptool init --repo DIR`"
+            .into(),
     }
 }
 

@@ -20,6 +20,7 @@ WHAT IS WHERE
   config.json           what was fixed when this repository was made
   snapshots/N.json      snapshot N: when, from where, and the hash of its root directory ("tree")
   snapshots/N.pruned    snapshot N was removed
+  packs/                empty: later versions put many objects into one file here
   objects/ab/cdef...    an object: one zstd frame; its name abcdef... is the hash of the content
   lock, tmp/, cache/    nothing that is needed
 

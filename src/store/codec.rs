@@ -11,6 +11,9 @@ use zstd::bulk::{Compressor, Decompressor};
 /// The zstd level for objects. Measured in `docs/design.md`: the knee of size against time.
 pub const LEVEL: i32 = 3;
 
+/// The first bytes of a frame that holds something; a skippable frame begins otherwise.
+const MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+
 struct Contexts {
     compressor: Compressor<'static>,
     decompressor: Decompressor<'static>,
@@ -63,6 +66,9 @@ pub fn decompress(frame: &[u8], max_content: usize) -> Result<Vec<u8>, String> {
     if frame.get(4).is_some_and(|descriptor| descriptor & 0x10 != 0) {
         return Err("the zstd frame has a bit set that is always clear".into());
     }
+    if !frame.starts_with(&MAGIC) {
+        return Err("it is not a zstd frame".into());
+    }
     let declared = match zstd_safe::get_frame_content_size(frame) {
         Ok(Some(declared)) => declared,
         Ok(None) => return Err("the zstd frame does not say how long its content is".into()),
@@ -76,7 +82,8 @@ pub fn decompress(frame: &[u8], max_content: usize) -> Result<Vec<u8>, String> {
         Ok(_) => return Err("something follows the zstd frame".into()),
         Err(_) => return Err("the zstd frame is cut short or broken".into()),
     }
-    let content = with_contexts(|contexts| contexts.decompressor.decompress(frame, length))?;
+    let content = with_contexts(|contexts| contexts.decompressor.decompress(frame, length))
+        .map_err(|reason| format!("its zstd frame cannot be decoded ({reason})"))?;
     if content.len() == length { Ok(content) } else { Err("the zstd frame holds less than it claims".into()) }
 }
 
@@ -131,6 +138,7 @@ mod tests {
                 assert_eq!(decoded, content, "bit {bit}");
             }
         }
+        assert!(decompress(b"\x50\x2a\x4d\x18\x02\x00\x00\x00zz", MAX).is_err(), "a skippable frame holds nothing");
         let mut longer = frame;
         longer.push(0);
         assert!(decompress(&longer, MAX).is_err());

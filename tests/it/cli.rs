@@ -91,8 +91,7 @@ fn a_wrong_repository_exits_with_10_and_says_what_to_do() {
             &["prune", "--snapshot=1"],
             &["restore", "--snapshot-number=1", "--output-directory=out"],
         ] {
-            let next = format!("backuptool init --repo {place}");
-            let says = [place, &next, "--repo"];
+            let says = [place, "backuptool init --repo", "see that its disk is mounted"];
             world.run(["-r", place].iter().chain(args)).exits(10).says(&says);
             let mut command = world.command();
             command.args(args).env("BACKUPTOOL_REPO", place);
@@ -283,7 +282,7 @@ fn results_go_to_standard_output_and_quiet_says_nothing() {
     assert!(ran.stdout.starts_with("snapshot 2: 3 files, 1 directory, 0 symbolic links, 12 B\n"), "{ran:?}");
     assert!(ran.stdout.contains("new: 0 objects, 0 B, 0 B compressed\n") && ran.stderr.is_empty(), "{ran:?}");
     let ran = world.ok(["prune", "-r", "repo", "--snapshot=1,1"]);
-    assert!(ran.stdout.starts_with("removed snapshot: 1\n") && ran.stderr.is_empty(), "{ran:?}");
+    assert!(ran.stdout.starts_with("removed snapshot 1\n") && ran.stderr.is_empty(), "{ran:?}");
     let ran = world.ok(["check", "-r", "repo"]);
     assert!(ran.stdout.ends_with("no damage found\n") && ran.stderr.is_empty(), "{ran:?}");
     for args in [
@@ -350,7 +349,10 @@ fn who_is_locked_out_waits_and_then_exits_with_11() {
     // Held together: only what removes has to wait. A dry run removes nothing.
     FileExt::unlock(&lock).unwrap();
     FileExt::lock_shared(&lock).unwrap();
-    world.run(["prune", "-r", "repo", "--lock-wait=0s", "--snapshot=1"]).exits(11).says(&["readers are not recorded"]);
+    world
+        .run(["prune", "-r", "repo", "--lock-wait=0s", "--snapshot=1"])
+        .exits(11)
+        .says(&["a process that is not recorded"]);
     for args in [&["list"][..], &["check"], &["snapshot", "src"], &["prune", "-n", "--snapshot=1"]] {
         world.ok(["-r", "repo", "--lock-wait=0s"].iter().chain(args));
     }
@@ -450,8 +452,7 @@ fn init_completes_what_an_interrupted_one_left() {
         if step > 3 {
             write(dir.join("README"), &readme);
         }
-        let next = format!("init --repo {place}");
-        world.run(["list", "-r", &place]).exits(10).says(&[&next]);
+        world.run(["list", "-r", &place]).exits(10).says(&["backuptool init --repo"]);
         world.ok(["init", "-r", &place]);
         world.ok(["check", "-r", &place]);
         assert_eq!(read_tree(&dir.join("tmp")), Tree::new());
@@ -1089,10 +1090,10 @@ fn a_dry_run_changes_nothing_and_numbers_are_not_used_again() {
     let world = world_with(3);
     let before = read_tree(&world.path("repo"));
     let ran = world.ok(["prune", "-r", "repo", "-n", "--snapshot=3,1"]);
-    assert!(ran.stdout.starts_with("would remove snapshots: 1, 3\nwould keep: 2\nwould free "), "{ran:?}");
+    assert!(ran.stdout.starts_with("would remove snapshots 1, 3\nwould keep: 2\nwould free "), "{ran:?}");
     assert_eq!(read_tree(&world.path("repo")), before);
     let ran = world.ok(["prune", "-r", "repo", "--snapshot=3,1"]);
-    assert!(ran.stdout.starts_with("removed snapshots: 1, 3\n"), "{ran:?}");
+    assert!(ran.stdout.starts_with("removed snapshots 1, 3\n"), "{ran:?}");
     assert_eq!(world.numbers(), [2]);
     assert_eq!(world.snapshot("src")["snapshot"], 4);
     world.ok(["prune", "-r", "repo", "--snapshot=2", "--snapshot=4"]);

@@ -210,7 +210,7 @@ fn with_little_memory(what: &str, forge: &Forge, case: &Case) {
     let stdout = String::from_utf8_lossy(&ran.stdout).into_owned();
     assert_eq!(ran.status.code(), Some(4), "{what}: {stdout}{}", String::from_utf8_lossy(&ran.stderr));
     assert!(stdout.contains(&case.blamed.to_hex()), "{what}: {stdout}");
-    assert!(stdout.contains("restore wholly: 2"), "{what}: {stdout}");
+    assert!(stdout.contains("can be restored completely: 2"), "{what}: {stdout}");
 }
 
 /// In kilobytes, of address space: a few times what a thread needs to begin.

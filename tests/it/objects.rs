@@ -397,7 +397,7 @@ fn a_damaged_ref_is_named_and_hides_no_other() {
         assert_eq!(ran.stdout.lines().count(), 2, "{what}");
         let ran = world.run(["check", "-r", "repo"]).exits(4);
         assert!(
-            ran.stdout.contains("snapshots/1.json is damaged") && ran.stdout.contains("wholly: 2\n"),
+            ran.stdout.contains("damaged: repo/snapshots/1.json") && ran.stdout.contains("completely: 2\n"),
             "{what}: {ran:?}"
         );
         let restore = ["restore", "-r", "repo", "--snapshot-number=1", "--output-directory=out"];

@@ -41,16 +41,18 @@ fn check_text(report: &CheckReport) -> String {
     for (_number, error) in &report.unreadable {
         match error {
             Error::TooNew { .. } => line(format!("not checked: {error}")),
-            _ => line(format!("damaged: {error}")),
+            _ => line(format!("damaged: {}", error.reason())),
         }
     }
     for (id, damage) in &report.damaged {
+        let hex = id.to_hex();
+        let file = format!("objects/{}/{}", &hex[..2], &hex[2..]);
         line(match &damage.problem {
-            ObjectProblem::Missing => format!("missing: object {id}"),
-            ObjectProblem::Damaged(reason) => format!("damaged: object {id}: {reason}"),
+            ObjectProblem::Missing => format!("missing: object {id} ({file})"),
+            ObjectProblem::Damaged(reason) => format!("damaged: object {id} ({file}): {reason}"),
         });
         if damage.files.is_empty() {
-            line("  no snapshot that can be read needs it".into());
+            line("  no snapshot is known to need it".into());
         }
         for (path, snapshots) in &damage.files {
             let path = if path.is_empty() { "the top directory".to_string() } else { display_bytes(path) };
@@ -86,13 +88,23 @@ fn check_text(report: &CheckReport) -> String {
         line("no damage found".into());
     } else {
         let whole = if report.whole.is_empty() { "none".to_string() } else { number_ranges(&report.whole) };
-        line(format!("snapshots that restore wholly: {whole}"));
-        line(
-            "what to do: copy the damaged or missing files from another copy of this repository (names are hashes, so any \
-             copy serves), or take a new snapshot while the source still has these contents, which stores them again; \
-             then run `backuptool check` again"
-                .into(),
-        );
+        line(format!("snapshots that can be restored completely: {whole}"));
+        if !report.damaged.is_empty() {
+            line(
+                "for objects: copy the files named above from another copy of this repository (their names are hashes, so \
+                 any copy serves), or take a new snapshot while the source still has these contents, which stores them \
+                 again"
+                    .into(),
+            );
+        }
+        if !report.unreadable.is_empty() {
+            line(
+                "for refs: copy the files named above from another copy of this very repository, or remove the snapshots \
+                 with `backuptool prune`"
+                    .into(),
+            );
+        }
+        line("then run `backuptool check` again".into());
     }
     text
 }

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::cli::args::{Global, Init};
 use crate::cli::exit;
+use crate::cli::output::with_bytes;
 
 pub(super) fn init(global: &Global, args: &Init) -> Result<ExitCode> {
     let progress = global.progress("making");
@@ -17,7 +18,11 @@ pub(super) fn init(global: &Global, args: &Init) -> Result<ExitCode> {
     init::init(&path, &options, &global.session("init", &progress))?;
     global.report(
         || format!("made a repository in {}\n", display_path(&path)),
-        &json!({"type": "init", "repository": display_path(&path), "hash": options.hash.name()}),
+        &with_bytes(
+            json!({"type": "init", "hash": options.hash.name()}),
+            "repository",
+            path.as_os_str().as_encoded_bytes(),
+        ),
     )?;
     Ok(exit::DONE)
 }

@@ -31,6 +31,7 @@ pub(super) fn prune(global: &Global, args: &Prune) -> Result<ExitCode> {
             "type": "prune",
             "dry_run": true,
             "snapshots": plan.remove,
+            "keep": plan.keep,
             "objects": plan.dead.len(),
             "bytes": plan.bytes(),
             "missing": missing,
@@ -41,9 +42,8 @@ pub(super) fn prune(global: &Global, args: &Prune) -> Result<ExitCode> {
     let report = prune::execute(repo, plan, &session)?;
     let text = || {
         format!(
-            "removed {}: {}\nfreed {} in {}\ntook {:.1} s\n",
-            if report.removed.len() == 1 { "snapshot" } else { "snapshots" },
-            number_ranges(&report.removed),
+            "{}\nfreed {} in {}\ntook {:.1} s\n",
+            snapshots_text("removed", &report.removed),
             size(report.bytes),
             count(report.objects, "object"),
             report.elapsed.as_secs_f64(),
@@ -64,11 +64,18 @@ pub(super) fn prune(global: &Global, args: &Prune) -> Result<ExitCode> {
 
 fn plan_text(plan: &PrunePlan) -> String {
     format!(
-        "would remove {}: {}\nwould keep: {}\nwould free {} in {}\n",
-        if plan.remove.len() == 1 { "snapshot" } else { "snapshots" },
-        number_ranges(&plan.remove),
+        "{}\nwould keep: {}\nwould free {} in {}\n",
+        snapshots_text("would remove", &plan.remove),
         if plan.keep.is_empty() { "nothing".to_string() } else { number_ranges(&plan.keep) },
         size(plan.bytes()),
         count(plan.dead.len() as u64, "object"),
     )
+}
+
+fn snapshots_text(verb: &str, numbers: &[u64]) -> String {
+    match numbers {
+        [] => "the snapshots were removed before".to_string(),
+        [number] => format!("{verb} snapshot {number}"),
+        numbers => format!("{verb} snapshots {}", number_ranges(numbers)),
+    }
 }

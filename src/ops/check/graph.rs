@@ -1,4 +1,13 @@
-//! What refers to what: every distinct tree and list, walked once, and which of them have damage below.
+//! What refers to what: every distinct tree and list, walked once, and which of them have damage at or below them.
+//!
+//! | what is wrong | where it is noted | who is `dirty` for it |
+//! |---|---|---|
+//! | an object is missing, cannot be read, or is no valid tree or list | `problems` | itself, or what refers to it as a blob |
+//! | a tree says of another tree that it has other files than it has | `problems`, of the tree that says so | the same |
+//! | a blob or list is whole, and an entry or line says another length | `mismatches` | what holds that entry or line |
+//! | a ref says another total than its tree | `wrong_refs` | none: everything restores |
+//!
+//! What is dirty makes everything that refers to it dirty, up to the roots.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -246,6 +255,11 @@ impl<'a> Graph<'a> {
     /// Whether a blob is stored, whole, and of this length.
     pub(super) fn holds_blob(&self, id: ObjectId, length: u64) -> bool {
         matches!(self.stored.get(&id), Some(Stored::Whole(stored)) if *stored == length)
+    }
+
+    /// Whether every tree and list that is referred to could be read.
+    pub(super) fn is_complete(&self) -> bool {
+        self.visited.iter().all(|node| self.sizes.contains_key(node))
     }
 
     /// Whether any snapshot that was walked refers to the object.

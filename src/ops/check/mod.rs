@@ -60,15 +60,16 @@ impl CheckReport {
 pub struct Damage {
     /// What is wrong with it.
     pub problem: ObjectProblem,
-    /// The paths that cannot be restored without it, and the snapshots in which that is so. Empty if no snapshot needs
-    /// the object. The empty path is the top of a snapshot.
+    /// The paths that cannot be restored without it, and the snapshots in which that is so. Empty if none is known to
+    /// need the object. The empty path is the top of a snapshot.
     pub files: BTreeMap<Vec<u8>, Vec<u64>>,
 }
 
 /// What does no harm and is removed by the next prune.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Leftovers {
-    /// Stored objects that no snapshot needs; 0 while a ref cannot be read.
+    /// Stored objects that no snapshot needs; 0 while a ref, a tree or a list cannot be read, since what it needs is not
+    /// known then.
     pub unneeded: u64,
     /// Staging directories whose writer died.
     pub staging: u64,
@@ -101,8 +102,8 @@ pub fn check(repo: &Repository, threads: NonZero<usize>, progress: &dyn Progress
         graph.walk(snapshot);
     }
     graph.settle();
-    // What a ref needs that cannot be read is not known.
-    let all_known = listing.unreadable.is_empty();
+    // What is needed through something that cannot be read is not known.
+    let all_known = listing.unreadable.is_empty() && graph.is_complete();
     let unneeded = if all_known { stored.keys().filter(|id| !graph.needs(id)).count() as u64 } else { 0 };
     let mut report = CheckReport {
         snapshots: listing.snapshots.len() as u64,
