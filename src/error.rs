@@ -10,7 +10,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::object::{ObjectId, display_path};
+use crate::object::{ObjectId, display_path, printable};
 
 /// A result with the library's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -182,9 +182,13 @@ impl fmt::Display for Error {
                 f.write_str("; run the command again later, or wait longer with --lock-wait")
             }
             Self::TooNew { path, what } => {
+                // It may quote what was read.
+                let what = printable(what);
                 write!(f, "cannot read {}: {what}; use a newer version of backuptool", display_path(path))
             }
-            Self::Damaged { path, reason, next } => write!(f, "{} is damaged: {reason}; {next}", display_path(path)),
+            Self::Damaged { path, reason, next } => {
+                write!(f, "{} is damaged: {}; {next}", display_path(path), printable(reason))
+            }
             Self::Object { id, problem } => write!(f, "object {id} is {problem}"),
             Self::NoSnapshot { wanted, existing } if existing.is_empty() => {
                 write!(f, "there is no snapshot {wanted}: the repository holds no snapshot yet")

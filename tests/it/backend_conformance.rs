@@ -15,7 +15,7 @@ use crate::support::fault::{FaultBackend, Plan};
 type Check = fn(&dyn Backend);
 
 /// One line of the contract each.
-const CHECKS: [(&str, Check); 39] = [
+const CHECKS: [(&str, Check); 41] = [
     ("create makes an empty file", create_makes_an_empty_file),
     ("create refuses an existing name", create_refuses_an_existing_name),
     ("create in a missing directory is not found", create_in_a_missing_directory),
@@ -53,6 +53,8 @@ const CHECKS: [(&str, Check); 39] = [
     ("dropping a lock releases it", dropping_releases),
     ("locks of different files are independent", locks_are_per_file),
     ("a lock belongs to the file, not to its name", lock_of_a_removed_file),
+    ("a lock is current as long as its name leads to the locked file", lock_is_current),
+    ("a lock is not current when another file was renamed to its name", replaced_lock_is_not_current),
     ("of racing exclusive locks one wins", racing_locks),
     ("what is written to a lock is readable and replaces what was there", lock_write),
 ];
@@ -476,6 +478,33 @@ fn lock_of_a_removed_file(backend: &dyn Backend) {
     backend.remove("lock").unwrap();
     let _new = backend.try_lock("lock", LockMode::Exclusive, true).unwrap().unwrap();
     assert!(backend.try_lock("lock", LockMode::Shared, false).unwrap().is_none());
+}
+
+fn lock_is_current(backend: &dyn Backend) {
+    for mode in [LockMode::Exclusive, LockMode::Shared] {
+        let lock = backend.try_lock("lock", mode, true).unwrap().unwrap();
+        assert!(lock.is_current().unwrap());
+        backend.remove("lock").unwrap();
+        assert!(!lock.is_current().unwrap());
+        // A new file of the same name and content is another one.
+        put(backend, "lock", b"");
+        assert!(!lock.is_current().unwrap());
+        drop(lock);
+        let lock = backend.try_lock("lock", mode, false).unwrap().unwrap();
+        assert!(lock.is_current().unwrap());
+    }
+}
+
+fn replaced_lock_is_not_current(backend: &dyn Backend) {
+    let mut lock = backend.try_lock("lock", LockMode::Exclusive, true).unwrap().unwrap();
+    lock.write(b"x").unwrap();
+    assert!(lock.is_current().unwrap());
+    put(backend, "other", b"x");
+    backend.replace("other", "lock").unwrap();
+    assert!(!lock.is_current().unwrap());
+    // The lock of the file that has the name now is independent.
+    let other = backend.try_lock("lock", LockMode::Exclusive, false).unwrap().unwrap();
+    assert!(other.is_current().unwrap() && !lock.is_current().unwrap());
 }
 
 fn racing_locks(backend: &dyn Backend) {

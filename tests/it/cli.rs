@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -56,6 +56,7 @@ fn wrong_usage_exits_with_2() {
         &["prune"],
         &["prune", "--snapshot=x"],
         &["prune", "--snapshot="],
+        &["prune", "--snapshot=1:path"],
         &["init", "--chunk-size=8K"],
         &["init", "--hash=md5"],
         &["list", "--lock-wait=soon"],
@@ -217,6 +218,89 @@ fn snapshots_are_addressed_by_number_or_from_the_latest_with_a_path() {
         world.run(args).exits(1);
         assert!(!world.path("out").exists(), "{number} {path:?}");
     }
+}
+
+#[test]
+fn the_path_of_the_top_selects_everything_in_any_order() {
+    let world = world_with(1);
+    let all = read_tree(&world.path("src"));
+    for (number, paths) in [
+        ("1", &["."][..]),
+        ("1", &["/"]),
+        ("1", &[""]),
+        ("1", &["./"]),
+        ("1", &[".", "dir/file"]),
+        ("1", &["dir/file", "."]),
+        ("1", &["dir", "other", "/", "dir/file"]),
+        ("1:.", &["/", "dir"]),
+        ("1:/", &["dir", "//./"]),
+    ] {
+        let number = format!("--snapshot-number={number}");
+        world.ok(["restore", "-r", "repo", &number, "--output-directory=out"].iter().chain(paths));
+        assert_eq!(read_tree(&world.path("out")), all, "{number} {paths:?}");
+        fs::remove_dir_all(world.path("out")).unwrap();
+    }
+    // Every path must be there, even where another one selects everything.
+    world.run(["restore", "-r", "repo", "--snapshot-number=1", "--output-directory=out", ".", "no"]).exits(1);
+    // Below a file there is nothing to select from.
+    for (number, path) in [("1:other", "other"), ("1:other", "."), ("1:dir/file", "/"), ("1:dir/file", "dir/file")] {
+        let number = format!("--snapshot-number={number}");
+        let ran = world.run(["restore", "-r", "repo", &number, "--output-directory=out", path]).exits(1);
+        ran.says(&["the address leads to a file or a link", "leave the paths out"]);
+    }
+    assert!(!world.path("out").exists());
+}
+
+#[test]
+fn paths_in_json_are_as_they_are() {
+    let world = World::new();
+    let text = "a\\b\nc\t\"d\"";
+    let source = world.path("s\\\n");
+    for file in [text.as_ref(), name(b"\xff\n").as_os_str()] {
+        write(source.join("in\\side").join(file), file.as_encoded_bytes());
+    }
+    world.init(&[]);
+    for (number, source) in [(1, source.clone()), (2, world.path(name(b"s\xff")))] {
+        write(source.join("x"), "x");
+        world.ok(["snapshot".as_ref(), "-r".as_ref(), OsStr::new("repo"), source.as_os_str()]);
+        let line = &world.ok(["list", "-r", "repo", "--json"]).json()[number - 1];
+        assert_eq!(line["snapshot"], number);
+        match source.to_str() {
+            Some(source) => assert!(line["source"] == source && line.get("source_hex").is_none(), "{line}"),
+            None => assert!(line["source_hex"] == hex::encode(source.as_os_str().as_encoded_bytes()), "{line}"),
+        }
+    }
+    // Both files are damaged: check and restore name them.
+    for file in [text.as_bytes(), b"\xff\n"] {
+        let object = blake3::hash(file).to_hex().to_string();
+        overwrite(&world.objects("repo")[&object], b"damaged");
+    }
+    let named = |value: &serde_json::Value| {
+        let text = value.get("path").map(|path| path.as_str().unwrap().as_bytes().to_vec());
+        let hex = value.get("path_hex").map(|path| hex::decode(path.as_str().unwrap()).unwrap());
+        assert!(text.is_some() != hex.is_some(), "{value}");
+        text.or(hex).unwrap()
+    };
+    let below = |top: &[u8]| {
+        BTreeSet::from([[top, b"in\\side/", text.as_bytes()].concat(), [top, b"in\\side/\xff\n"].concat()])
+    };
+    let report = world.run(["check", "-r", "repo", "--json"]).exits(4).json().remove(0);
+    let files = report["damaged"].as_array().unwrap().iter().flat_map(|object| object["files"].as_array().unwrap());
+    assert_eq!(files.map(named).collect::<BTreeSet<_>>(), below(b""), "{report}");
+    let out = world.path("o\\\n");
+    let args = ["restore", "-r", "repo", "--json", "--snapshot-number=1", "--output-directory", out.to_str().unwrap()];
+    let report = world.run(args).exits(3).json().remove(0);
+    let failures = report["failures"].as_array().unwrap().iter().map(named).collect::<BTreeSet<_>>();
+    assert_eq!(failures, below(&[out.as_os_str().as_encoded_bytes(), b"/"].concat()), "{report}");
+
+    // A ref that cannot be read has a line as well.
+    overwrite(&world.path("repo/snapshots/1.json"), b"damaged");
+    let ran = world.run(["list", "-r", "repo", "--json"]).exits(3).says(&["1.json"]);
+    let lines = ran.json();
+    let line = |kind: &str| lines.iter().find(|line| line["type"] == kind).unwrap();
+    assert_eq!((lines.len(), &line("snapshot")["snapshot"]), (2, &2.into()));
+    assert_eq!(line("unreadable")["snapshot"], 1);
+    assert!(line("unreadable")["error"].as_str().unwrap().contains("1.json is damaged"), "{lines:?}");
 }
 
 #[test]
@@ -584,6 +668,52 @@ fn an_empty_source_that_was_not_empty_is_no_snapshot_unless_allowed() {
 }
 
 #[test]
+fn every_spelling_of_a_source_is_the_same_source() {
+    let world = World::new();
+    world.init(&[]);
+    fs::create_dir_all(world.path("data/dir")).unwrap();
+    symlink(".", world.path("self")).unwrap();
+    let spellings = ["data", "data/", "./data", "data/.", "data//", ".//data/./", "data/././"];
+    let whole = world.path("data");
+    let absolute = [whole.to_str().unwrap().to_string(), format!("{}//.", whole.display())];
+    let spellings = || spellings.into_iter().map(String::from).chain(absolute.clone());
+    let mut last = 0;
+    for full in spellings() {
+        write(world.path("data/dir/file"), last.to_string());
+        last = world.snapshot(&full)["snapshot"].as_u64().unwrap();
+        assert_eq!(world.read_ref(last)["source"], whole.to_str().unwrap(), "{full}");
+        fs::remove_dir_all(world.path("data/dir")).unwrap();
+        for empty in spellings() {
+            let ran = world.run(["snapshot", "-r", "repo", &empty]).exits(1);
+            ran.says(&["it is empty", &format!("its last snapshot, {last},"), "--allow-empty"]);
+        }
+        let option = format!("--target-directory={full}");
+        world.run(["snapshot", "-r", "repo", &option]).exits(1).says(&["it is empty"]);
+    }
+    assert_eq!(world.numbers(), (1..=last).collect::<Vec<_>>());
+    // A link in the path may lead elsewhere tomorrow: that is another source.
+    world.snapshot("self/data");
+    assert_eq!(world.read_ref(last + 1)["source"], world.path("self/data").to_str().unwrap());
+}
+
+#[test]
+fn files_that_claim_to_be_empty_are_stored_whole() {
+    let source = Path::new("/proc/sys/kernel/random");
+    let Ok(boot) = fs::read(source.join("boot_id")) else { return skip("there is no /proc/sys/kernel/random") };
+    let pool = fs::read(source.join("poolsize")).unwrap();
+    assert!(fs::metadata(source.join("boot_id")).unwrap().len() == 0 && !boot.is_empty());
+    let world = World::new();
+    world.init(&[]);
+    let ran = world.run(["snapshot", "-r", "repo", "--json", "--strict", source.to_str().unwrap()]).exits(0);
+    assert_eq!((&ran.json()[0]["changed"], &ran.json()[0]["incomplete"]), (&0.into(), &0.into()), "{ran:?}");
+    assert!(ran.stderr.is_empty(), "{ran:?}");
+    let restored = world.restored(1);
+    assert_eq!(restored[Path::new("boot_id")], Node::File(boot));
+    assert_eq!(restored[Path::new("poolsize")], Node::File(pool));
+    world.clean();
+}
+
+#[test]
 fn sockets_and_fifos_are_counted_and_do_not_hang() {
     let world = World::new();
     world.init(&[]);
@@ -736,7 +866,15 @@ fn the_repository_is_no_part_of_its_own_snapshot() {
         assert_eq!(world.restored_from("link", number as u64 + 1), expected, "{repo} {source}");
     }
     let before = read_tree(&world.path("link/snapshots"));
-    for (repo, source) in [("link", "src/deep/repo"), ("src/deep/repo", "link"), ("link", "src/link/")] {
+    for (repo, source) in [
+        ("link", "src/deep/repo"),
+        ("src/deep/repo", "link"),
+        ("link", "src/link/"),
+        // In it is no better: each run would store what the one before it stored.
+        ("link", "src/deep/repo/objects"),
+        ("src/deep/repo", "link/snapshots/."),
+        ("link", "src/link/objects/../tmp"),
+    ] {
         world.run(["snapshot", "-r", repo, source]).exits(1).says(&["it is the repository itself"]);
     }
     assert_eq!(read_tree(&world.path("link/snapshots")), before);
@@ -775,6 +913,8 @@ fn an_output_directory_that_is_not_empty_is_refused_and_untouched() {
         ("link-to-full", "not empty"),
         ("repo", "it is in the repository"),
         ("repo/new", "it is in the repository"),
+        ("repo/objects/../cache", "it is in the repository"),
+        ("repo/objects/a/b", "it is in the repository"),
     ] {
         let output = format!("--output-directory={place}");
         world.run(["restore", "-r", "repo", "--snapshot-number=1", &output]).exits(1).says(&[place, reason]);
@@ -866,6 +1006,26 @@ fn deep_trees_come_back() {
         "{ran:?}"
     );
     world.clean();
+}
+
+#[test]
+fn many_directories_take_few_open_files() {
+    let world = World::new();
+    world.init(&[]);
+    let mut tree = Tree::new();
+    for i in 0..3000 {
+        tree.insert(format!("{i:04}").into(), Node::Dir);
+        tree.insert(format!("{i:04}/file").into(), Node::File(i.to_string().into()));
+    }
+    write_tree(&world.path("src"), &tree);
+    for args in [&["snapshot", "src"][..], &["restore", "--snapshot-number=1", "--output-directory=out"]] {
+        let mut command = Command::new("sh");
+        command.args(["-c", "ulimit -n 256; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_backuptool")]);
+        command.args(["-r", "repo", "--threads=8"]).args(args).current_dir(world.path(""));
+        let ran = run(command).exits(0);
+        assert!(ran.stderr.is_empty(), "{ran:?}");
+    }
+    assert_eq!(read_tree(&world.path("out")), tree);
 }
 
 #[test]
@@ -1083,7 +1243,146 @@ fn missing_directories_of_a_repository_are_made_again() {
     }
 }
 
+#[test]
+fn lost_snapshots_are_noted() {
+    let world = world_with(2);
+    let lost = |world: &World| {
+        let ran = world.run(["check", "-r", "repo"]).exits(0);
+        let report = world.run(["check", "-r", "repo", "--json"]).exits(0).json().remove(0);
+        assert_eq!((&report["clean"], &report["damaged"]), (&true.into(), &serde_json::json!([])), "{report}");
+        let noted = ran.stdout.contains("no trace of any snapshot; was the directory `snapshots` lost?");
+        assert_eq!(report["lost_snapshots"], noted, "{ran:?} {report}");
+        noted
+    };
+    assert!(!lost(&world));
+    fs::rename(world.path("repo/snapshots"), world.path("elsewhere")).unwrap();
+    assert!(lost(&world));
+    fs::create_dir(world.path("repo/snapshots")).unwrap();
+    assert!(lost(&world));
+    // All that were are pruned: that leaves a trace, and objects only for a moment.
+    fs::remove_dir(world.path("repo/snapshots")).unwrap();
+    fs::rename(world.path("elsewhere"), world.path("repo/snapshots")).unwrap();
+    for number in [1, 2] {
+        let path = |kind: &str| world.path(format!("repo/snapshots/{number}.{kind}"));
+        fs::rename(path("json"), path("pruned")).unwrap();
+    }
+    assert!(!lost(&world));
+    // Nor is a new repository one that lost anything.
+    let world = World::new();
+    world.init(&[]);
+    assert!(!lost(&world));
+}
+
+#[test]
+fn staging_that_is_not_ours_stops_nothing() {
+    let world = World::unprivileged();
+    write(world.path("src/file"), "x");
+    world.give_away();
+    world.init(&[]);
+    world.snapshot("src");
+    // Another user's, which cannot even be looked into; one in which a file cannot be locked.
+    fs::create_dir(world.path("repo/tmp/0123")).unwrap();
+    write(world.path("repo/tmp/4567/info.json"), "{}");
+    chmod(&world.path("repo/tmp/4567/info.json"), 0);
+    chmod(&world.path("repo/tmp/0123"), 0);
+    assert_eq!(world.snapshot("src")["snapshot"], 2);
+    world.clean();
+    assert_eq!(world.restored(2), read_tree(&world.path("src")));
+    assert!(world.path("repo/tmp/0123").exists() && world.path("repo/tmp/4567/info.json").exists());
+    chmod(&world.path("repo/tmp/0123"), 0o700);
+    world.give_away();
+
+    // What no writer makes is left where it is.
+    for stray in ["0123/stray/file", "89ab/stray/file", "89ab/info.json", "file", "cdef/stray/deeper/file"] {
+        write(world.path("repo/tmp").join(stray), "{}");
+    }
+    world.give_away();
+    assert_eq!(world.snapshot("src")["snapshot"], 3);
+    let ran = world.ok(["prune", "-r", "repo", "--snapshot=1"]);
+    assert!(ran.stderr.is_empty(), "{ran:?}");
+    world.ok(["prune", "-r", "repo", "--snapshot=2"]);
+    for stray in ["0123/stray/file", "89ab/stray/file", "file", "cdef/stray/deeper/file"] {
+        assert!(world.path("repo/tmp").join(stray).exists(), "{stray}");
+    }
+    assert_eq!(world.numbers(), [3]);
+    world.clean();
+}
+
+#[test]
+fn directories_that_cannot_be_synced_are_no_failure() {
+    if !have(&["strace"]) {
+        return;
+    }
+    let world = world_with(1);
+    let output = world.path("log");
+    let with_strace = |what: &str, args: &[&str]| {
+        let mut command = Command::new("strace");
+        command.args(["-f", "-qq", "-e", "trace=fsync", "-e", what, "-o"]).arg(&output);
+        // All directories of the repository, and nothing else.
+        for dir in walkdir::WalkDir::new(world.path("repo")) {
+            let dir = dir.unwrap();
+            if dir.file_type().is_dir() {
+                command.arg("-P").arg(dir.path());
+            }
+        }
+        command.arg(env!("CARGO_BIN_EXE_backuptool")).args(["-r", "repo"]).args(args).current_dir(world.path(""));
+        let ran = run(command);
+        (ran, fs::read_to_string(&output).unwrap_or_default())
+    };
+    let (ran, log) = with_strace("inject=fsync:error=EINVAL", &["list"]);
+    if ran.code != Some(0) {
+        return skip(&format!("strace does not work here: {} {log}", ran.stderr));
+    }
+    write(world.path("src/n"), "another");
+    for args in [&["snapshot", "src"][..], &["prune", "--snapshot=1"]] {
+        let (ran, log) = with_strace("inject=fsync:error=EINVAL", args);
+        let ran = ran.exits(0);
+        assert!(ran.stderr.is_empty() && log.contains("EINVAL (Invalid argument) (INJECTED)"), "{ran:?} {log}");
+    }
+    assert_eq!(world.restored(2), read_tree(&world.path("src")));
+    world.clean();
+    // What a disk says when it fails is one.
+    write(world.path("src/n"), "and another");
+    let (ran, _) = with_strace("inject=fsync:error=EIO", &["snapshot", "src"]);
+    ran.exits(1).says(&["sync the directory"]);
+    world.clean();
+}
+
+#[test]
+fn numbers_do_not_overflow() {
+    let world = world_with(1);
+    let highest = world.path("repo/snapshots/999999999999999.pruned");
+    write(&highest, "");
+    for _ in 0..2 {
+        let ran = world.run(["snapshot", "-r", "repo", "src"]).exits(1);
+        ran.says(&["snapshot 1000000000000000", "no snapshot has so high a number", "snapshots", "whether it belongs"]);
+    }
+    assert_eq!(world.numbers(), [1]);
+    world.clean();
+    assert_eq!(read_tree(&world.path("repo/tmp")), Tree::new());
+    // A name that no snapshot can have is no ref.
+    fs::rename(&highest, world.path("repo/snapshots/18446744073709551615.pruned")).unwrap();
+    assert_eq!(world.snapshot("src")["snapshot"], 2);
+}
+
 // ---- prune
+
+#[test]
+fn a_prune_takes_any_address_of_a_whole_snapshot() {
+    let world = world_with(5);
+    assert_eq!(world.ok(["prune", "-r", "repo", "--json", "-n", "--snapshot=latest"]).json()[0]["snapshots"][0], 5);
+    world.ok(["prune", "-r", "repo", "--snapshot=latest~1"]);
+    assert_eq!(world.numbers(), [1, 2, 3, 5]);
+    // Both are counted from what is there before.
+    world.ok(["prune", "-r", "repo", "--snapshot=latest~2,latest,2"]);
+    assert_eq!(world.numbers(), [1, 3]);
+    for wrong in ["1:path", "latest:path", "latest~1:dir/file", "1:dir", "1:../x", "latest~x", "1,x"] {
+        world.run(["prune", "-r", "repo", &format!("--snapshot={wrong}")]).exits(2).says(&["--snapshot"]);
+    }
+    world.run(["prune", "-r", "repo", "--snapshot=latest~2"]).exits(1).says(&["no snapshot latest~2", "1, 3"]);
+    assert_eq!(world.numbers(), [1, 3]);
+    world.clean();
+}
 
 #[test]
 fn a_dry_run_changes_nothing_and_numbers_are_not_used_again() {
@@ -1142,6 +1441,51 @@ fn two_snapshots_at_the_same_time_both_complete() {
         }
     }
     assert_eq!(read_tree(&world.path("repo/tmp")), Tree::new());
+}
+
+#[test]
+fn two_first_snapshots_at_the_same_time_both_complete() {
+    for round in 0..6 {
+        let world = World::new();
+        let mut children = Vec::new();
+        // In the first round both find no repository, and wait to make one.
+        let lock = (round == 0).then(|| {
+            write(world.path("backup-repo/lock"), "");
+            let lock = File::open(world.path("backup-repo/lock")).unwrap();
+            FileExt::lock_exclusive(&lock).unwrap();
+            lock
+        });
+        for side in ["left", "right"] {
+            write(world.path(side).join("file"), side);
+            let mut command = world.command();
+            command.args(["snapshot", "--json", side]).stdout(Stdio::piped()).stderr(Stdio::piped());
+            let mut child = command.spawn().unwrap();
+            let stderr = BufReader::new(child.stderr.take().unwrap());
+            children.push((side, child, stderr));
+        }
+        if let Some(lock) = lock {
+            for (_, _, stderr) in &mut children {
+                let mut line = String::new();
+                stderr.read_line(&mut line).unwrap();
+                assert!(line.contains("the repository is locked; waited 1 s"), "{line}");
+            }
+            FileExt::unlock(&lock).unwrap();
+        }
+        let (mut numbers, mut makers) = (BTreeSet::new(), 0);
+        for (side, child, mut stderr) in children {
+            let output = child.wait_with_output().unwrap();
+            let mut said = String::new();
+            stderr.read_to_string(&mut said).unwrap();
+            assert!(output.status.success(), "round {round}, {side}: {said}");
+            makers += usize::from(said.contains("made a new repository"));
+            let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+            let number = report["snapshot"].as_u64().unwrap();
+            numbers.insert(number);
+            assert_eq!(world.restored_from("backup-repo", number), read_tree(&world.path(side)));
+        }
+        assert_eq!((numbers, makers), (BTreeSet::from([1, 2]), 1), "round {round}");
+        world.ok(["check"]);
+    }
 }
 
 #[test]

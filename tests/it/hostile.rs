@@ -559,6 +559,122 @@ fn a_ref_that_lies_about_the_size_is_found_and_restores() {
     assert!(check(forge.memory).unwrap().is_clean());
 }
 
+/// Who says something of a size that is not so is to blame, not what it is said of: others may refer to it rightly.
+#[test]
+fn an_entry_that_lies_about_the_size_of_a_directory_is_blamed_and_the_directory_is_not() {
+    let size = "the content of x".len() as u64;
+    for said in [0, size - 1, size + 1, u64::MAX] {
+        for liar_first in [true, false] {
+            let forge = Forge::new();
+            let shared = forge.tree(&forge.good("x"));
+            let (liar, honest) = if liar_first { (1, 2) } else { (2, 1) };
+            let lying = forge.tree(&(dir("\"d\"", said, shared) + &forge.good("e")));
+            forge.snapshot(liar, lying, said.wrapping_add(size));
+            let honest_tree = forge.tree(&(dir("\"d\"", size, shared) + &forge.good("e")));
+            forge.snapshot(honest, honest_tree, 2 * size);
+            let report = check(forge.memory.clone()).unwrap();
+            assert!(report.damaged.contains_key(&lying), "{said}: {report:?}");
+            assert!(!report.damaged.contains_key(&shared), "{said}: {report:?}");
+            assert!(!report.damaged.contains_key(&honest_tree), "{said}: {report:?}");
+            assert_eq!(report.whole, [honest], "{said}: {report:?}");
+        }
+    }
+}
+
+/// Nothing but lines: whatever a repository holds, the terminal is not its to command.
+fn assert_printable(what: &str, ran: &Output) {
+    // What is JSON is for programs, in one line.
+    let json = ran.stdout.starts_with(b"{");
+    assert!(!json || ran.stdout.iter().filter(|byte| byte.is_ascii_control()).count() == 1, "{what}: {ran:?}");
+    for bytes in [&ran.stdout, &ran.stderr].into_iter().skip(usize::from(json)) {
+        let text = str::from_utf8(bytes).unwrap();
+        let bad = |c: char| c != '\n' && (c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c));
+        assert!(!text.contains(bad), "{what}: {text:?}");
+        // Each line begins as the program begins its lines; none of them was forged.
+        assert!(!text.lines().any(|line| line.starts_with("forged")), "{what}: {text:?}");
+    }
+}
+
+#[test]
+fn foreign_words_are_printed_safely() {
+    // As a tree writes it.
+    let evil = serde_json::Value::from("\u{1b}[31m\u{202e}\nforged\r\u{7}\u{9b}").to_string();
+    let evil = evil.trim_matches('"');
+    let run_all = |what: &str, forge: &Forge, lock_wait: &str| {
+        let scratch = tempfile::tempdir().unwrap();
+        let (repo, output) = (scratch.path().join("repo"), scratch.path().join("out"));
+        forge.write(&repo);
+        let held = fs::File::open(repo.join("tmp/0123/info.json"));
+        if let Ok(held) = &held {
+            fs2::FileExt::lock_exclusive(held).unwrap();
+        }
+        let lock = fs::File::open(repo.join("lock")).unwrap();
+        if held.is_ok() {
+            fs2::FileExt::lock_shared(&lock).unwrap();
+        }
+        let output = format!("--output-directory={}", output.display());
+        let mut said = String::new();
+        for arguments in [
+            &["list"][..],
+            &["check"],
+            &["check", "--json"],
+            &["restore", "--snapshot-number=1", &output],
+            &["restore", "--snapshot-number=2", &format!("{output}2")],
+            &["prune", "--snapshot=2", lock_wait],
+        ] {
+            let ran = run(&repo, arguments);
+            assert_printable(&format!("{what}: {arguments:?}"), &ran);
+            said += &String::from_utf8_lossy(&ran.stderr);
+            said += &String::from_utf8_lossy(&ran.stdout);
+        }
+        let shown = ["\\u{1b}[31m", "\\u001b[31m", "snapshots/2.json"];
+        assert!(shown.iter().any(|text| said.contains(text)), "{what} is not spoken of at all: {said}");
+    };
+
+    // A tree: an unknown key, an unknown type, a field of another type, a name.
+    let lines: [fn(&Forge, &str) -> String; 5] = [
+        |forge, evil| forge.good("x").replace(",\"size\"", &format!(",\"{evil}\":0,\"size\"")),
+        |forge, evil| forge.good("x").replace("\"file\"", &format!("\"{evil}\"")),
+        |forge, evil| forge.good("x").replace("\"size\":16", &format!("\"size\":\"{evil}\"")),
+        |forge, evil| link(&format!("\"{evil}\""), "x") + &forge.good(evil),
+        |forge, evil| {
+            forge.good(evil) + &dir("\"x\"", 0, name_of(b"missing")).replace("\"x\"", &format!("\"{evil}x\""))
+        },
+    ];
+    for (n, line) in lines.into_iter().enumerate() {
+        let forge = Forge::new();
+        let tree = forge.tree(&line(&forge, evil));
+        let root = forge.tree(&dir("\"d\"", 0, tree));
+        forge.snapshot(1, root, 0);
+        forge.snapshot(2, tree, 0);
+        run_all(&format!("tree {n}"), &forge, "--lock-wait=0s");
+    }
+
+    // A ref with a true checksum.
+    let forge = Forge::new();
+    forge.snapshot(1, forge.tree(&forge.good("x")), 16);
+    let text = String::from_utf8(forge.memory.contents("snapshots/1.json").unwrap()).unwrap();
+    let field = |name: &str| text.lines().find(|line| line.starts_with(&format!("  \"{name}\""))).unwrap();
+    for (name, value) in [
+        ("requires", format!("[\"{evil}\"],")),
+        ("start", format!("\"{evil}\",")),
+        ("tree", format!("\"{evil}\",")),
+        ("source", format!("\"{evil}\",")),
+        ("host", format!("[\"{evil}\"],")),
+    ] {
+        let forged = sealed(&text.replace(field(name), &format!("  \"{name}\": {value}")));
+        forge.memory.set_contents("snapshots/2.json", forged).unwrap();
+        run_all(&format!("ref: {name}"), &forge, "--lock-wait=0s");
+    }
+
+    // Who holds the lock, by its own word.
+    let info = format!("{{\"host\":\"{evil}\",\"pid\":1,\"command\":\"{evil}\",\"start\":\"2024-09-01T12:35:22Z\"}}");
+    forge.memory.remove("snapshots/2.json").unwrap();
+    forge.snapshot(2, forge.tree(""), 0);
+    forge.memory.set_contents("tmp/0123/info.json", info.into_bytes()).unwrap();
+    run_all("info.json", &forge, "--lock-wait=2s");
+}
+
 #[test]
 fn documents_that_are_nested_deeply_or_not_text_are_refused() {
     let deep = |open: &str, close: &str| {

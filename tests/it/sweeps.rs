@@ -9,12 +9,12 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 
 use backuptool::error::ObjectProblem;
-use backuptool::object::{Content, EntryKind, HashAlgorithm, Name, ObjectId, TreeId};
+use backuptool::object::{ChunkSizes, Content, EntryKind, HashAlgorithm, Name, ObjectId, TreeId};
 use backuptool::ops::check::Leftovers;
 use backuptool::ops::prune;
-use backuptool::repo::SharedRepository;
+use backuptool::repo::{InitOptions, SharedRepository};
 use backuptool::store::batch::{FEW, SyncMethod};
-use backuptool::store::{Backend, Crash, EntryKind as StoredKind, MemoryBackend, codec, layout, loose};
+use backuptool::store::{Backend, Crash, EntryKind as StoredKind, LocalBackend, MemoryBackend, codec, layout, loose};
 use backuptool::{Error, Result};
 
 use crate::support::fault::{FaultBackend, Plan};
@@ -554,6 +554,161 @@ fn an_empty_file_is_never_taken_for_an_object() {
     assert_eq!(restored(world.memory.clone(), 2).unwrap(), second.model);
     let report = check(world.memory).unwrap();
     assert!(report.is_clean(), "{report:?}");
+}
+
+/// What the kernel says of a bad sector, and of a file system whose checksums do not match.
+const BROKEN_MEDIUM: [rustix::io::Errno; 2] = [rustix::io::Errno::IO, rustix::io::Errno::BADMSG];
+
+/// A place in which one file cannot be read.
+fn unreadable(memory: &MemoryBackend, path: &str, error: rustix::io::Errno) -> FaultBackend {
+    let bad = path.to_string();
+    FaultBackend::hooked(memory.clone(), move |operation, path| match (operation, path) {
+        ("read", path) if path == bad => Err(error.into()),
+        _ => Ok(()),
+    })
+}
+
+#[test]
+fn an_object_on_a_bad_sector_is_damage_and_is_stored_again() {
+    let [first, ..] = versions();
+    let world = World::new(MemoryBackend::new()).with(&[&first]);
+    for id in objects(&world.memory) {
+        for error in BROKEN_MEDIUM {
+            let memory = world.copy();
+            let path = layout::object_path(id);
+            memory.set_contents(&path, b"what the disk does not give back".to_vec()).unwrap();
+            // The check goes on, and names it with what it concerns.
+            let report = check(unreadable(&memory, &path, error)).unwrap();
+            assert_eq!(report.damaged.keys().collect::<Vec<_>>(), [&id], "{error}");
+            assert!(!report.damaged[&id].files.is_empty() && report.whole.is_empty(), "{report:?}");
+            let report = take(unreadable(&memory, &path, error), first.path(), SyncMethod::Auto).unwrap();
+            assert_eq!((report.replaced, report.snapshot.added.objects), (1, 1), "{error} of {id}");
+            let after = memory.crash(Crash::LoseAll);
+            assert!(check(after.clone()).unwrap().is_clean(), "{error} of {id}");
+            assert_eq!(restored(after, 2).unwrap(), first.model);
+        }
+        // What only this user may not read is not broken: nothing is put in its place.
+        let memory = world.copy();
+        let before = fingerprint(&memory);
+        let closed = unreadable(&memory, &layout::object_path(id), rustix::io::Errno::ACCESS);
+        let error = take(closed.clone(), first.path(), SyncMethod::Auto).unwrap_err();
+        assert_eq!(error.io_kind(), Some(ErrorKind::PermissionDenied), "{error}");
+        assert_eq!(fingerprint(&memory), before);
+        assert_eq!(check(closed).unwrap().damaged.keys().collect::<Vec<_>>(), [&id]);
+    }
+}
+
+/// Nothing but the reading of the large file itself can publish here: it is the last one, and all groups are sent.
+#[test]
+fn a_large_file_is_published_while_it_is_read() {
+    // The most that is staged, less what the first two parts of the large file hold.
+    let small = (0..7_800).fold(Model::default(), |model, n| model.file(&format!("d{}/{n}", n % 8), n.to_string()));
+    let source = Source::new(small.file("large", noise(5, 20_000_000)));
+    let options = InitOptions { chunks: ChunkSizes::with_average(16 << 10).unwrap(), ..InitOptions::default() };
+    let memory = MemoryBackend::new();
+    backuptool::repo::init(Arc::new(memory.clone()), &options, &session()).unwrap();
+    let empty = memory.crash(Crash::KeepAll);
+    let whole = FaultBackend::new(Arc::new(empty), Plan::None);
+    let all = take(whole.clone(), source.path(), SyncMethod::Auto).unwrap().snapshot.added.objects;
+    // In the last part of the large file: after it come the trees.
+    let log = whole.log();
+    let created: Vec<u64> = (1..).zip(&log).filter(|(_, step)| step.contains(" create tmp/")).map(|(n, _)| n).collect();
+    let stop = created[created.len() - 100];
+
+    let stopped = FaultBackend::new(Arc::new(memory.clone()), Plan::FailFrom(stop));
+    take(stopped, source.path(), SyncMethod::Auto).unwrap_err();
+    let found = objects(&memory).len() as u64;
+    assert!((8_192..all).contains(&found), "{found} of {all} objects are visible");
+    let report = take(memory.clone(), source.path(), SyncMethod::Auto).unwrap();
+    assert_eq!(report.snapshot.added.objects, all - found);
+    assert_eq!(objects(&memory).len() as u64, all);
+    assert!(read_back(&open(memory).unwrap(), 1).unwrap() == source.model);
+}
+
+#[test]
+fn an_object_that_cannot_be_removed_does_not_keep_the_others() {
+    let [first, .., second] = versions();
+    let world = World::new(MemoryBackend::new()).with(&[&first, &second]);
+    let dead: Vec<_> = prune::plan(&open(world.memory.clone()).unwrap(), &[1]).unwrap().dead;
+    assert!(dead.len() > 3, "{dead:?}");
+    for (id, _) in &dead {
+        let memory = world.copy();
+        let stays = layout::object_path(*id);
+        let stuck = FaultBackend::hooked(memory.clone(), move |operation, path| match (operation, path) {
+            ("remove", path) if path == stays => Err(rustix::io::Errno::PERM.into()),
+            _ => Ok(()),
+        });
+        let error = prune(stuck, &[1]).unwrap_err().to_string();
+        for text in [&layout::object_path(*id), "the snapshots are removed", "run the same prune again"] {
+            assert!(error.contains(text), "{error}");
+        }
+        let left = objects(&memory);
+        let still: Vec<_> = dead.iter().map(|(id, _)| id).filter(|id| left.contains(id)).collect();
+        assert_eq!(still, [id]);
+        assert_eq!(memory.list(layout::TMP).unwrap(), []);
+        let report = check(memory.clone()).unwrap();
+        assert!(report.is_clean() && report.whole == [2] && report.leftovers.unneeded == 1, "{report:?}");
+        // The same again, when it is mended.
+        let report = prune(memory.clone(), &[1]).unwrap();
+        assert_eq!((report.removed, report.objects), (vec![], 1));
+        assert_eq!(check(memory.clone()).unwrap().leftovers, Leftovers::default());
+        assert_eq!(restored(memory, 2).unwrap(), second.model);
+    }
+}
+
+/// Another copy of the repository was copied over this one: whoever comes now locks another file.
+#[test]
+fn a_lock_whose_file_was_replaced_is_not_relied_on() {
+    fn replace_lock(backend: &dyn Backend) {
+        backend.remove(layout::LOCK).unwrap();
+        backend.create(layout::LOCK).unwrap();
+    }
+    fn try_all<B: Backend + Clone + 'static>(backend: &B, names: impl Fn() -> Vec<String>) {
+        let [first, second, ..] = versions();
+        for source in [&first, &second] {
+            take(backend.clone(), source.path(), SyncMethod::Auto).unwrap();
+        }
+        let refs = || backend.list(layout::SNAPSHOTS).unwrap();
+        let (before, all) = (refs(), names());
+        let replaced_at = |moment: (&'static str, &'static str)| {
+            let below = backend.clone();
+            FaultBackend::hooked(backend.clone(), move |operation, path| {
+                if (operation, path) == moment {
+                    replace_lock(&below);
+                }
+                Ok(())
+            })
+        };
+        let last = || replaced_at(("is_current", layout::LOCK));
+        for error in [
+            take(last(), first.path(), SyncMethod::Auto).unwrap_err(),
+            take(replaced_at(("list", layout::OBJECTS)), first.path(), SyncMethod::Auto).unwrap_err(),
+            prune(last(), &[1]).unwrap_err(),
+            prune(replaced_at(("list", layout::SNAPSHOTS)), &[1]).unwrap_err(),
+        ] {
+            assert!(matches!(&error, Error::Refused { .. }), "{error:?}");
+            let text = error.to_string();
+            assert!(text.contains("rely on the lock") && text.contains("was replaced while it was locked"), "{text}");
+            assert_eq!(refs(), before);
+        }
+        assert_eq!(names(), all);
+        // With the file that is there now everything goes on.
+        assert_eq!(take(backend.clone(), first.path(), SyncMethod::Auto).unwrap().snapshot.number, 3);
+        assert_eq!(prune(backend.clone(), &[1]).unwrap().removed, [1]);
+        assert!(check(backend.clone()).unwrap().is_clean());
+    }
+    let memory = MemoryBackend::new();
+    init(memory.clone()).unwrap();
+    try_all(&memory, || memory.paths());
+
+    let dir = tempfile::tempdir().unwrap();
+    let local = FaultBackend::new(Arc::new(LocalBackend::open(dir.path()).unwrap()), Plan::None);
+    init(local.clone()).unwrap();
+    let names = || {
+        let files = walkdir::WalkDir::new(dir.path()).sort_by_file_name().into_iter();
+        files.map(|entry| entry.unwrap().path().display().to_string()).collect()
+    };
+    try_all(&local, names);
 }
 
 /// The trees and lists, and the blobs, that a snapshot needs and no object that another one needs.

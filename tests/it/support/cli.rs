@@ -49,7 +49,10 @@ impl World {
             let tool_dir = TempDir::new().unwrap();
             fs::set_permissions(tool_dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
             let tool = tool_dir.path().join("backuptool");
-            fs::copy(&world.tool, &tool).unwrap();
+            // By another process: a file that this one writes may still be open in a child that another test has just
+            // begun, and cannot be run as long as it is.
+            let copied = Command::new("cp").arg(&world.tool).arg(&tool).status();
+            assert!(copied.is_ok_and(|status| status.success()), "cannot copy the program");
             fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).unwrap();
             world.tool_dir = Some(tool_dir);
             world.tool = tool;

@@ -32,10 +32,13 @@ pub(crate) struct FaultBackend {
     faults: Arc<Faults>,
 }
 
-#[derive(Debug)]
+/// Is told the name and the path of each operation before it is performed; an error makes it fail.
+type Hook = Box<dyn Fn(&str, &str) -> io::Result<()> + Send + Sync>;
+
 struct Faults {
     plan: Plan,
     kind: io::ErrorKind,
+    hook: Option<Hook>,
     record: Mutex<Record>,
 }
 
@@ -53,7 +56,17 @@ impl FaultBackend {
 
     /// Failures are of this kind.
     pub(crate) fn failing_with(inner: Arc<dyn Backend>, plan: Plan, kind: io::ErrorKind) -> Self {
-        Self { inner, faults: Arc::new(Faults { plan, kind, record: Mutex::default() }) }
+        Self { inner, faults: Arc::new(Faults { plan, kind, hook: None, record: Mutex::default() }) }
+    }
+
+    /// The hook decides on each operation. It may change what is below.
+    pub(crate) fn hooked(
+        inner: impl Backend + 'static,
+        hook: impl Fn(&str, &str) -> io::Result<()> + Send + Sync + 'static,
+    ) -> Self {
+        let (plan, kind) = (Plan::None, io::ErrorKind::Other);
+        let faults = Faults { plan, kind, hook: Some(Box::new(hook)), record: Mutex::default() };
+        Self { inner: Arc::new(inner), faults: Arc::new(faults) }
     }
 
     /// How many operations were called so far, the failed ones included.
@@ -78,6 +91,12 @@ impl FaultBackend {
     }
 }
 
+impl std::fmt::Debug for Faults {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Faults").field("plan", &self.plan).field("record", &self.record).finish_non_exhaustive()
+    }
+}
+
 impl Faults {
     fn record(&self) -> MutexGuard<'_, Record> {
         self.record.lock().unwrap_or_else(PoisonError::into_inner)
@@ -85,6 +104,7 @@ impl Faults {
 
     /// Counts an operation and decides on it.
     fn next(&self, name: &str, path: &str, detail: impl Display) -> Verdict {
+        let hooked = self.hook.as_ref().and_then(|hook| hook(name, path).err());
         let mut record = self.record();
         let number = record.log.len() as u64 + 1;
         let (fails, torn) = match self.plan {
@@ -98,7 +118,7 @@ impl Faults {
         let outcome = if fails { " (made to fail)" } else { "" };
         record.log.push(format!("{number} {name} {path}{detail}{outcome}"));
         let failure = fails.then(|| io::Error::new(self.kind, format!("operation {number} was made to fail")));
-        Verdict { name: name.to_owned(), failure, torn }
+        Verdict { name: name.to_owned(), failure: failure.or(hooked), torn }
     }
 
     /// Writes through `write`: all of the bytes, or as much as the verdict leaves of them.
