@@ -123,7 +123,7 @@ impl Error {
     /// What is wrong, without what to do next.
     pub fn reason(&self) -> String {
         match self {
-            Self::Damaged { path, reason, .. } => format!("{}: {reason}", display_path(path)),
+            Self::Damaged { path, reason, .. } => format!("{}: {}", display_path(path), printable(reason)),
             other => other.to_string(),
         }
     }

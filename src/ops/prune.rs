@@ -69,7 +69,7 @@ pub fn plan(repo: &Repository, numbers: &[u64]) -> Result<PrunePlan> {
     let mut marks = Reachable::default();
     mark_all(repo, &keep, &mut marks)?;
 
-    let stored = loose::list(repo.backend())?.objects;
+    let stored = loose::list(repo.backend())?.complete()?.objects;
     let mut dead = Vec::new();
     for id in stored.iter().filter(|id| !marks.needs(id)) {
         // The length is for the report only.

@@ -92,7 +92,7 @@ impl<'r> ObjectWriter<'r> {
         backend.sync_dir("")?;
         staging::remove_abandoned(backend)?;
         let staging = Staging::begin(backend, &session.info())?;
-        let listing = loose::list(backend)?;
+        let listing = loose::list(backend)?.complete()?;
         let known = Known::new(&listing.objects);
         let batch = Batch::new(backend, staging, method, listing.shards);
         Ok(Self { repo, lock, batch, known, added: AddedCounters::default(), replaced: AtomicU64::new(0) })

@@ -15,6 +15,15 @@ pub struct LooseListing {
     pub shards: Vec<u8>,
     /// Paths below `objects` that are not a repository's.
     pub strangers: Vec<String>,
+    /// Shard directories that could not be listed: which objects are there is not known.
+    pub unreadable: Vec<Error>,
+}
+
+impl LooseListing {
+    /// The listing, if it is complete; else the error of the first shard that could not be listed.
+    pub fn complete(mut self) -> Result<Self> {
+        if self.unreadable.is_empty() { Ok(self) } else { Err(self.unreadable.remove(0)) }
+    }
 }
 
 /// Lists the loose objects. Their content is not looked at.
@@ -25,7 +34,11 @@ pub fn list(backend: &dyn Backend) -> Result<LooseListing> {
             Some(first_byte) if entry.kind == EntryKind::Dir => {
                 listing.shards.push(first_byte);
                 let dir = layout::shard_path(first_byte);
-                for entry in backend.list(&dir)? {
+                let entries = backend.list(&dir).unwrap_or_else(|error| {
+                    listing.unreadable.push(error);
+                    Vec::new()
+                });
+                for entry in entries {
                     match layout::parse_object(first_byte, &entry.name) {
                         Some(id) if entry.kind == EntryKind::File => listing.objects.push(id),
                         _ => listing.strangers.push(format!("{dir}/{}", entry.name)),

@@ -194,10 +194,10 @@ pub fn runs(backend: &dyn Backend) -> Result<Vec<String>> {
     Ok(entries.filter(|entry| entry.kind == EntryKind::Dir).map(|entry| format!("{TMP}/{}", entry.name)).collect())
 }
 
-/// Another cleaner was here at the same time, or a writer is just beginning.
+/// Another cleaner was here at the same time, a writer is just beginning, or another user's writer died.
 fn is_someone_elses(error: &Error) -> bool {
-    use std::io::ErrorKind::{DirectoryNotEmpty, NotFound};
-    matches!(error.io_kind(), Some(NotFound | DirectoryNotEmpty))
+    use std::io::ErrorKind::{DirectoryNotEmpty, NotFound, PermissionDenied};
+    matches!(error.io_kind(), Some(NotFound | DirectoryNotEmpty | PermissionDenied))
 }
 
 /// Random hex digits for names that must not meet.

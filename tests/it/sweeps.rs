@@ -598,6 +598,25 @@ fn an_object_on_a_bad_sector_is_damage_and_is_stored_again() {
     }
 }
 
+/// What is in a shard that cannot be listed is not known: check says so and goes on, nothing is added or removed.
+#[test]
+fn a_shard_that_cannot_be_listed_is_damage() {
+    let [first, second, ..] = versions();
+    let world = World::new(MemoryBackend::new()).with(&[&first, &second]);
+    let id = objects(&world.memory)[0];
+    let shard = layout::shard_path(id.as_bytes()[0]);
+    let before = fingerprint(&world.memory);
+    let closed = FaultBackend::hooked(world.memory.clone(), move |operation, path| match (operation, path) {
+        ("list", path) if path == shard => Err(rustix::io::Errno::IO.into()),
+        _ => Ok(()),
+    });
+    let report = check(closed.clone()).unwrap();
+    assert!(!report.is_clean() && report.unlistable.len() == 1 && report.damaged.contains_key(&id), "{report:?}");
+    assert!(take(closed.clone(), first.path(), SyncMethod::Auto).is_err());
+    assert!(prune(closed, &[1]).is_err());
+    assert_eq!(fingerprint(&world.memory), before);
+}
+
 /// Nothing but the reading of the large file itself can publish here: it is the last one, and all groups are sent.
 #[test]
 fn a_large_file_is_published_while_it_is_read() {

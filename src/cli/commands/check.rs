@@ -38,6 +38,9 @@ fn check_text(report: &CheckReport) -> String {
         text.push_str(&line);
         text.push('\n');
     };
+    for error in &report.unlistable {
+        line(format!("damaged: {error}"));
+    }
     for (_number, error) in &report.unreadable {
         match error {
             Error::TooNew { .. } => line(format!("not checked: {error}")),
@@ -134,6 +137,7 @@ fn check_json(report: &CheckReport) -> serde_json::Value {
         "objects": report.objects,
         "bytes": report.bytes,
         "damaged": damaged,
+        "unlistable": report.unlistable.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "unreadable": unreadable,
         "whole": report.whole,
         "more_files": report.more_files,

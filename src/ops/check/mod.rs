@@ -38,6 +38,8 @@ pub struct CheckReport {
     pub damaged: BTreeMap<ObjectId, Damage>,
     /// Whether more paths are concerned than are named.
     pub more_files: bool,
+    /// Directories of objects that cannot be listed; what is in them is missing.
+    pub unlistable: Vec<Error>,
     /// Snapshots whose ref cannot be read or is wrong, and why.
     pub unreadable: Vec<(u64, Error)>,
     /// The numbers of the snapshots that restore wholly.
@@ -51,7 +53,7 @@ pub struct CheckReport {
 impl CheckReport {
     /// Whether anything is damaged.
     pub fn is_clean(&self) -> bool {
-        self.damaged.is_empty() && self.unreadable.is_empty()
+        self.damaged.is_empty() && self.unreadable.is_empty() && self.unlistable.is_empty()
     }
 }
 
@@ -109,6 +111,7 @@ pub fn check(repo: &Repository, threads: NonZero<usize>, progress: &dyn Progress
         snapshots: listing.snapshots.len() as u64,
         objects: loose.objects.len() as u64,
         bytes: stored.values().map(|stored| if let Stored::Whole(length) = stored { *length } else { 0 }).sum(),
+        unlistable: loose.unreadable,
         unreadable: listing.unreadable,
         leftovers: Leftovers {
             unneeded,
