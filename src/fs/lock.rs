@@ -3,6 +3,9 @@
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustix::fs::AtFlags;
 
 use crate::error::{Error, Result};
 
@@ -10,16 +13,26 @@ use crate::error::{Error, Result};
 #[derive(Debug)]
 pub struct LockedFile {
     file: File,
+    /// The directory that the name was looked up in, which stays the same if one above it is renamed.
+    dir: Arc<File>,
+    name: String,
+    /// For messages.
     path: PathBuf,
 }
 
 impl LockedFile {
-    /// Locks an open file without waiting. Returns nothing if another holder conflicts.
-    pub(super) fn try_lock(file: File, path: PathBuf, exclusive: bool) -> Result<Option<Self>> {
+    /// Locks the open file called `name` in `dir` without waiting. Returns nothing if another holder conflicts.
+    pub(super) fn try_lock(
+        file: File,
+        dir: Arc<File>,
+        name: &str,
+        path: PathBuf,
+        exclusive: bool,
+    ) -> Result<Option<Self>> {
         let locked =
             if exclusive { fs2::FileExt::try_lock_exclusive(&file) } else { fs2::FileExt::try_lock_shared(&file) };
         match locked {
-            Ok(()) => Ok(Some(Self { file, path })),
+            Ok(()) => Ok(Some(Self { file, dir, name: name.to_string(), path })),
             Err(error) if is_contended(&error) => Ok(None),
             Err(error) => Err(Error::io("lock the file", path, error)),
         }
@@ -29,7 +42,7 @@ impl LockedFile {
     pub fn is_current(&self) -> Result<bool> {
         let failed = |error| Error::io("look at the lock", &self.path, error);
         let held = rustix::fs::fstat(&self.file).map_err(failed)?;
-        match rustix::fs::lstat(&self.path) {
+        match rustix::fs::statat(&*self.dir, self.name.as_str(), AtFlags::SYMLINK_NOFOLLOW) {
             Ok(named) => Ok((named.st_dev, named.st_ino) == (held.st_dev, held.st_ino)),
             Err(rustix::io::Errno::NOENT) => Ok(false),
             Err(error) => Err(failed(error)),

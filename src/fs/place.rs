@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 
@@ -21,7 +22,7 @@ use crate::object::display_path;
 /// An open directory that holds, or will hold, a repository.
 #[derive(Debug)]
 pub struct Place {
-    dir: File,
+    dir: Arc<File>,
     path: PathBuf,
     can_sync_all: bool,
 }
@@ -63,7 +64,7 @@ impl Place {
         let failed = |error: io::Error| Error::io("open the directory", path, error);
         let dir = File::from(rustix::fs::open(path, DIR, Mode::empty()).map_err(|error| failed(error.into()))?);
         let can_sync_all = can_sync_file_system(&dir).map_err(failed)?;
-        Ok(Self { dir, path: path.to_path_buf(), can_sync_all })
+        Ok(Self { dir: Arc::new(dir), path: path.to_path_buf(), can_sync_all })
     }
 
     /// Makes a directory, and those above it, and makes them durable. It is no error if it exists. New directories are
@@ -285,7 +286,10 @@ impl Place {
         let creation = if create { OFlags::CREATE } else { OFlags::empty() };
         let (flags, mode) = (access | creation | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::RUSR | Mode::WUSR);
         let file = rustix::fs::openat(&self.dir, path, flags, mode).map_err(self.failed("open the lock", path))?;
-        let Some(locked) = LockedFile::try_lock(file.into(), self.full(path), exclusive)? else { return Ok(None) };
+        let dir = Arc::clone(&self.dir);
+        let Some(locked) = LockedFile::try_lock(file.into(), dir, path, self.full(path), exclusive)? else {
+            return Ok(None);
+        };
         // Who locks a file that was unlinked while it was being opened has locked nothing.
         Ok(if locked.is_current()? { Some(locked) } else { None })
     }

@@ -534,6 +534,22 @@ fn local_handles_lock_each_other_out() {
     assert!(other.try_lock("lock", LockMode::Exclusive, true).unwrap().is_some());
 }
 
+/// The repository stays the one that was opened, and its lock counts, whatever a directory above it is called.
+#[test]
+fn a_local_repository_may_be_moved_while_it_is_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let (before, after) = (dir.path().join("before"), dir.path().join("after"));
+    std::fs::create_dir_all(before.join("repo")).unwrap();
+    let local = LocalBackend::open(&before.join("repo")).unwrap();
+    let held = local.try_lock("lock", LockMode::Exclusive, true).unwrap().unwrap();
+    std::fs::rename(&before, &after).unwrap();
+    assert!(held.is_current().unwrap());
+    local.create_dir("tmp").unwrap();
+    assert!(after.join("repo/tmp").is_dir());
+    std::fs::remove_file(after.join("repo/lock")).unwrap();
+    assert!(!held.is_current().unwrap());
+}
+
 #[test]
 fn local_paths_are_below_the_directory() {
     let dir = tempfile::tempdir().unwrap();
