@@ -13,9 +13,10 @@ use std::fmt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{HashAlgorithm, ObjectId, printable};
+use super::{HashAlgorithm, ObjectId};
 
-/// Why a document cannot be used.
+/// Why a document cannot be used. The reason may quote what was read, and is made safe to print by
+/// the error that carries it to the user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DocumentError {
     /// It is not what was written.
@@ -27,8 +28,7 @@ pub enum DocumentError {
 impl fmt::Display for DocumentError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            // The reason may quote what was read.
-            Self::Damaged(reason) | Self::TooNew(reason) => f.write_str(&printable(reason)),
+            Self::Damaged(reason) | Self::TooNew(reason) => f.write_str(reason),
         }
     }
 }
