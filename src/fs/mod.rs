@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::object::Name;
 
 pub use lock::LockedFile;
-pub use place::{Listed, NewFile, Place, Shape};
+pub use place::{Listed, NewFile, OpenFile, Place, Shape};
 pub use source::{DirListing, Identity, SourceDir, SourceEntry, SourceFile, SourceKind, Stat};
 pub use target::{TargetDir, TargetFile};
 

@@ -34,6 +34,14 @@ pub struct NewFile {
     path: PathBuf,
 }
 
+/// A file that is open for reading.
+#[derive(Debug)]
+pub struct OpenFile {
+    file: File,
+    path: PathBuf,
+    length: u64,
+}
+
 /// An entry of a directory.
 #[derive(Debug, Clone)]
 pub struct Listed {
@@ -259,21 +267,19 @@ impl Place {
         self.regular_length(&stat, path)
     }
 
-    /// Reads up to `len` bytes from byte `offset` of a file.
-    pub fn read(&self, path: &str, offset: u64, len: usize) -> Result<Vec<u8>> {
+    /// Opens a file for reading.
+    pub fn open_to_read(&self, path: &str) -> Result<OpenFile> {
         let file = self.open_file(path)?;
         let stat = rustix::fs::fstat(&file).map_err(self.failed("look at", path))?;
-        let available = self.regular_length(&stat, path)?.saturating_sub(offset);
+        Ok(OpenFile { length: self.regular_length(&stat, path)?, path: self.full(path), file })
+    }
+
+    /// Reads up to `len` bytes from byte `offset` of a file.
+    pub fn read(&self, path: &str, offset: u64, len: usize) -> Result<Vec<u8>> {
+        let file = self.open_to_read(path)?;
+        let available = file.length.saturating_sub(offset);
         let mut bytes = vec![0; usize::try_from(available).unwrap_or(usize::MAX).min(len)];
-        let mut filled = 0;
-        while filled < bytes.len() {
-            match file.read_at(&mut bytes[filled..], offset + filled as u64) {
-                Ok(0) => break,
-                Ok(count) => filled += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(self.failed_io("read the file", path)(error)),
-            }
-        }
+        let filled = file.read_at(offset, &mut bytes)?;
         bytes.truncate(filled);
         Ok(bytes)
     }
@@ -292,6 +298,27 @@ impl Place {
         };
         // Who locks a file that was unlinked while it was being opened has locked nothing.
         Ok(if locked.is_current()? { Some(locked) } else { None })
+    }
+}
+
+impl OpenFile {
+    /// The length when it was opened, in bytes.
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Reads from byte `offset` until `buffer` is full or the file ends; returns how many bytes were read.
+    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match self.file.read_at(&mut buffer[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Error::io("read the file", &self.path, error)),
+            }
+        }
+        Ok(filled)
     }
 }
 

@@ -70,10 +70,23 @@ pub trait Backend: Send + Sync + Debug {
     /// Reads up to `len` bytes from byte `offset` of a file; fewer only where the file ends.
     fn read(&self, path: &str, offset: u64, len: usize) -> Result<Vec<u8>>;
 
+    /// Opens a file, to read parts of it again and again. What was opened stays readable as it is when the name is removed
+    /// or replaced.
+    fn open(&self, path: &str) -> Result<Box<dyn StoredFile>>;
+
     /// Tries, without waiting, to lock a file that exists or, with `create`, is made (empty). Returns nothing if another
     /// holder conflicts. When a lock is returned, `path` names the locked file. Dropping the lock, or the death of the
     /// process, releases it.
     fn try_lock(&self, path: &str, mode: LockMode, create: bool) -> Result<Option<Box<dyn Lock>>>;
+}
+
+/// A file that is open for reading. May be used from several threads.
+pub trait StoredFile: Send + Sync + Debug {
+    /// Its length in bytes when it was opened.
+    fn length(&self) -> u64;
+
+    /// Reads from byte `offset` until `buffer` is full or the file ends, and returns how many bytes were read.
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize>;
 }
 
 /// A file that is being written and that no one else refers to yet.

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::backend::{Backend, Entry, EntryKind, Lock, LockMode, StagedFile};
+use super::backend::{Backend, Entry, EntryKind, Lock, LockMode, StagedFile, StoredFile};
 use crate::error::Result;
-use crate::fs::{LockedFile, NewFile, Place, Shape};
+use crate::fs::{LockedFile, NewFile, OpenFile, Place, Shape};
 
 /// A repository in a directory.
 #[derive(Debug)]
@@ -90,6 +90,10 @@ impl Backend for LocalBackend {
         self.place.read(path, offset, len)
     }
 
+    fn open(&self, path: &str) -> Result<Box<dyn StoredFile>> {
+        Ok(Box::new(self.place.open_to_read(path)?))
+    }
+
     fn try_lock(&self, path: &str, mode: LockMode, create: bool) -> Result<Option<Box<dyn Lock>>> {
         let locked = self.place.try_lock(path, mode == LockMode::Exclusive, create)?;
         Ok(locked.map(|locked| Box::new(locked) as Box<dyn Lock>))
@@ -103,6 +107,16 @@ impl StagedFile for NewFile {
 
     fn sync(&mut self) -> Result<()> {
         NewFile::sync(self)
+    }
+}
+
+impl StoredFile for OpenFile {
+    fn length(&self) -> u64 {
+        OpenFile::length(self)
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        OpenFile::read_at(self, offset, buffer)
     }
 }
 

@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use self::disk::{Change, Disk, File, Ino, Wanted};
-use super::backend::{Backend, Entry, EntryKind, Lock, LockMode, StagedFile};
+use super::backend::{Backend, Entry, EntryKind, Lock, LockMode, StagedFile, StoredFile};
 use crate::error::{Error, Result};
 use crate::object::display_path;
 
@@ -212,6 +212,15 @@ impl Backend for MemoryBackend {
         })
     }
 
+    fn open(&self, path: &str) -> Result<Box<dyn StoredFile>> {
+        let (ino, length) = self.on("open the file", path, |disk| {
+            let ino = disk.find_file(path)?;
+            Ok((ino, disk.file(ino)?.data.len() as u64))
+        })?;
+        let file = OpenFile { disk: Arc::clone(&self.disk), ino, path: self.describe(path) };
+        Ok(Box::new(FileToRead { file, length }))
+    }
+
     fn try_lock(&self, path: &str, mode: LockMode, create: bool) -> Result<Option<Box<dyn Lock>>> {
         // One critical section from the look-up to the lock, so the path cannot come to name another file meanwhile.
         let locked = self.on("lock", path, |disk| {
@@ -249,6 +258,27 @@ impl StagedFile for OpenFile {
 
     fn sync(&mut self) -> Result<()> {
         self.on("sync", File::sync)
+    }
+}
+
+#[derive(Debug)]
+struct FileToRead {
+    file: OpenFile,
+    length: u64,
+}
+
+impl StoredFile for FileToRead {
+    fn length(&self) -> u64 {
+        self.length
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        let mut disk = lock(&self.file.disk);
+        let file = disk.file(self.file.ino).map_err(|e| Error::io("read", &self.file.path, e))?;
+        let start = usize::try_from(offset).unwrap_or(usize::MAX).min(file.data.len());
+        let count = buffer.len().min(file.data.len() - start);
+        buffer[..count].copy_from_slice(&file.data[start..start + count]);
+        Ok(count)
     }
 }
 

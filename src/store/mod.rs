@@ -20,6 +20,6 @@ mod memory;
 pub mod refs;
 pub mod staging;
 
-pub use backend::{Backend, Entry, EntryKind, Lock, LockMode, StagedFile};
+pub use backend::{Backend, Entry, EntryKind, Lock, LockMode, StagedFile, StoredFile};
 pub use local::LocalBackend;
 pub use memory::{Crash, MemoryBackend};

@@ -15,7 +15,7 @@ use crate::support::fault::{FaultBackend, Plan};
 type Check = fn(&dyn Backend);
 
 /// One line of the contract each.
-const CHECKS: [(&str, Check); 41] = [
+const CHECKS: [(&str, Check); 43] = [
     ("create makes an empty file", create_makes_an_empty_file),
     ("create refuses an existing name", create_refuses_an_existing_name),
     ("create in a missing directory is not found", create_in_a_missing_directory),
@@ -24,6 +24,8 @@ const CHECKS: [(&str, Check); 41] = [
     ("read gives any part, and less where the file ends", read_parts),
     ("read past the end gives nothing", read_past_the_end),
     ("length is the number of bytes", length_counts_bytes),
+    ("an open file gives any part, and less where the file ends", open_files_give_parts),
+    ("an open file stays readable when its name is replaced or removed", open_files_stay),
     ("list is sorted and tells files from directories", list_sorted_with_kinds),
     ("list shows one directory and nothing below", list_one_level),
     ("list of an empty directory is empty", list_empty),
@@ -188,6 +190,33 @@ fn read_past_the_end(backend: &dyn Backend) {
     put(backend, "a", b"0123456789");
     for offset in [10, 11, 1 << 40, u64::MAX] {
         assert_eq!(backend.read("a", offset, 4).unwrap(), b"", "{offset}");
+    }
+}
+
+fn open_files_give_parts(backend: &dyn Backend) {
+    backend.create("a").unwrap().append(b"0123456789").unwrap();
+    let file = backend.open("a").unwrap();
+    assert_eq!(file.length(), 10);
+    let mut buffer = [0; 4];
+    assert_eq!(file.read_at(3, &mut buffer).unwrap(), 4);
+    assert_eq!(&buffer, b"3456");
+    assert_eq!(file.read_at(8, &mut buffer).unwrap(), 2);
+    assert_eq!(&buffer[..2], b"89");
+    assert_eq!(file.read_at(10, &mut buffer).unwrap(), 0);
+    assert_eq!(file.read_at(u64::from(u32::MAX), &mut buffer).unwrap(), 0);
+    assert!(backend.open("missing").unwrap_err().is_not_found());
+}
+
+fn open_files_stay(backend: &dyn Backend) {
+    backend.create("a").unwrap().append(b"first").unwrap();
+    backend.create("b").unwrap().append(b"second").unwrap();
+    let (a, b) = (backend.open("a").unwrap(), backend.open("b").unwrap());
+    backend.replace("b", "a").unwrap();
+    backend.remove("a").unwrap();
+    let mut buffer = [0; 8];
+    for (file, content) in [(&a, &b"first"[..]), (&b, b"second")] {
+        let count = file.read_at(0, &mut buffer).unwrap();
+        assert_eq!(&buffer[..count], content);
     }
 }
 

@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use backuptool::store::{Backend, Entry, Lock, LockMode, StagedFile};
+use backuptool::store::{Backend, Entry, Lock, LockMode, StagedFile, StoredFile};
 use backuptool::{Error, Result};
 
 /// Which operations fail. The first operation has number 1. What fails is not performed.
@@ -208,6 +208,11 @@ impl Backend for FaultBackend {
         self.run("read", path, format_args!(", {len} bytes at {offset}"), || self.inner.read(path, offset, len))
     }
 
+    fn open(&self, path: &str) -> Result<Box<dyn StoredFile>> {
+        let inner = self.run("open", path, "", || self.inner.open(path))?;
+        Ok(Box::new(FaultStoredFile { inner, faults: Arc::clone(&self.faults), path: OpenPath::new(self, path) }))
+    }
+
     fn try_lock(&self, path: &str, mode: LockMode, create: bool) -> Result<Option<Box<dyn Lock>>> {
         let detail = format!(", {mode:?}{}", if create { ", create" } else { "" });
         let lock = self.run("try_lock", path, detail, || self.inner.try_lock(path, mode, create))?;
@@ -245,6 +250,25 @@ impl StagedFile for FaultFile {
     fn sync(&mut self) -> Result<()> {
         self.faults.next("sync", &self.path.inside, "").or_fail(&self.path.full)?;
         self.inner.sync()
+    }
+}
+
+#[derive(Debug)]
+struct FaultStoredFile {
+    inner: Box<dyn StoredFile>,
+    faults: Arc<Faults>,
+    path: OpenPath,
+}
+
+impl StoredFile for FaultStoredFile {
+    fn length(&self) -> u64 {
+        self.inner.length()
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        let detail = format!(", {} bytes at {offset}", buffer.len());
+        self.faults.next("read_at", &self.path.inside, detail).or_fail(&self.path.full)?;
+        self.inner.read_at(offset, buffer)
     }
 }
 
