@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use backuptool::object::{ChunkSizes, HashAlgorithm};
 use backuptool::ops::address::Address;
-use backuptool::ops::snapshot::SyncMethod;
+use backuptool::ops::snapshot::{SyncMethod, WriterOptions};
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -69,6 +69,8 @@ pub(super) enum Command {
     Restore(Restore),
     /// Remove snapshots, and what only they needed
     Prune(Prune),
+    /// Fold small files of the repository into large ones
+    Pack,
     /// Read and verify everything
     Check,
 }
@@ -103,6 +105,9 @@ pub(super) struct Snapshot {
     /// allows
     #[arg(long, value_enum, default_value_t)]
     pub(super) fsync: Fsync,
+    /// Up to so many new objects (and 32K for each, together) are stored as files of their own; more go to packs
+    #[arg(long, value_name = "OBJECTS", default_value_t = WriterOptions::LOOSE_LIMIT)]
+    pub(super) loose_limit: usize,
 }
 
 #[derive(Args)]

@@ -126,6 +126,14 @@ impl HashAlgorithm {
         }
     }
 
+    /// A hash of bytes that come piece by piece.
+    pub fn hasher(self) -> Hasher {
+        match self {
+            Self::Blake3 => Hasher(Inner::Blake3(Box::new(blake3::Hasher::new()))),
+            Self::Sha256 => Hasher(Inner::Sha256(sha2::Sha256::new())),
+        }
+    }
+
     /// The name used in the configuration and on the command line.
     pub const fn name(self) -> &'static str {
         match self {
@@ -139,6 +147,36 @@ impl HashAlgorithm {
         match self {
             Self::Blake3 => "b3sum",
             Self::Sha256 => "sha256sum",
+        }
+    }
+}
+
+/// A hash that is being computed.
+#[derive(Clone, Debug)]
+pub struct Hasher(Inner);
+
+#[derive(Clone, Debug)]
+enum Inner {
+    Blake3(Box<blake3::Hasher>),
+    Sha256(sha2::Sha256),
+}
+
+impl Hasher {
+    /// Takes more bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        match &mut self.0 {
+            Inner::Blake3(hasher) => {
+                hasher.update(bytes);
+            }
+            Inner::Sha256(hasher) => hasher.update(bytes),
+        }
+    }
+
+    /// The hash of all bytes that were taken.
+    pub fn finish(self) -> ObjectId {
+        match self.0 {
+            Inner::Blake3(hasher) => ObjectId(*hasher.finalize().as_bytes()),
+            Inner::Sha256(hasher) => ObjectId(hasher.finalize().into()),
         }
     }
 }
@@ -164,6 +202,17 @@ mod tests {
             HashAlgorithm::Sha256.hash(b"abc").to_hex(),
             "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
         );
+    }
+
+    #[test]
+    fn a_hash_does_not_depend_on_how_the_bytes_come() {
+        for hash in HashAlgorithm::ALL {
+            let mut hasher = hash.hasher();
+            for piece in [&b"a"[..], b"", b"bc"] {
+                hasher.update(piece);
+            }
+            assert_eq!(hasher.finish(), hash.hash(b"abc"));
+        }
     }
 
     #[test]

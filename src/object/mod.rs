@@ -18,7 +18,7 @@ mod tree;
 pub use chunker::{ChunkSizes, Chunker};
 pub use config::{Config, FORMAT};
 pub use document::DocumentError;
-pub use id::{BlobId, HashAlgorithm, ID_LEN, ListId, NotAnId, ObjectId, TreeId};
+pub use id::{BlobId, HashAlgorithm, Hasher, ID_LEN, ListId, NotAnId, ObjectId, TreeId};
 pub use list::{Chunk, ListBuilder, MAX_DEPTH, decode_list, encode_list};
 pub use name::{Name, UnsafeName, display_bytes, display_path, printable};
 pub use snapshot::{Added, Counts, PathNote, PathNotes, Snapshot};

@@ -7,6 +7,7 @@ pub mod address;
 pub mod check;
 pub mod init;
 pub mod list;
+pub mod pack;
 mod parallel;
 pub mod prune;
 pub mod restore;

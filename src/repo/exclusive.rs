@@ -10,12 +10,19 @@
 //! - Which objects are needed is the caller's knowledge: it must have marked from *all* refs that are left. Which refs
 //!   are left has to be read under this lock; what one of them needs may have been marked before, since refs and
 //!   objects never change.
+//! - A copy of a needed object goes only if another one stays that this process has written, or that was read and hashed
+//!   under this lock ([`ExclusiveRepository::remove_copies`]). What another process has removed between the plan and this
+//!   lock is thereby taken into account.
 
+use std::collections::HashSet;
 use std::ops::Deref;
+use std::sync::OnceLock;
 
+use super::copies::Copy;
 use super::{Repository, Session, lock};
 use crate::error::Result;
 use crate::object::ObjectId;
+use crate::store::pack::PackName;
 use crate::store::staging::{self, Staging};
 use crate::store::{Lock, LockMode, layout, refs};
 
@@ -26,8 +33,30 @@ pub struct ExclusiveRepository {
     lock: Option<Box<dyn Lock>>,
 }
 
+/// What is to be removed, if nothing that is needed goes with it.
+#[derive(Debug, Default)]
+pub struct Removal {
+    /// Packs.
+    pub packs: Vec<PackName>,
+    /// Loose objects.
+    pub loose: Vec<ObjectId>,
+    /// Packs that this process has written itself, from what it verified: their objects need not be read again.
+    pub trusted: HashSet<PackName>,
+}
+
+/// What was removed.
+#[derive(Debug, Default)]
+pub struct Removed {
+    /// Packs.
+    pub packs: Vec<PackName>,
+    /// Loose objects.
+    pub loose: Vec<ObjectId>,
+}
+
 impl ExclusiveRepository {
-    pub(super) fn lock(repo: Repository, session: &Session<'_>) -> Result<Self> {
+    pub(super) fn lock(mut repo: Repository, session: &Session<'_>) -> Result<Self> {
+        // While nothing was held, packs may have come and gone.
+        repo.packs = OnceLock::new();
         let lock = lock::acquire(repo.backend(), LockMode::Exclusive, session)?;
         Ok(Self { repo, lock })
     }
@@ -44,17 +73,79 @@ impl ExclusiveRepository {
         refs::remove(self.repo.backend(), numbers)
     }
 
-    /// Removes loose objects that no ref needs; see the module. It is no error if another prune has removed one. One that
-    /// cannot be removed does not keep the others: the first such error is returned when all were tried.
-    pub fn remove_objects(&self, ids: impl IntoIterator<Item = ObjectId>) -> Result<()> {
-        let mut result = Ok(());
-        for id in ids {
-            match self.repo.backend().remove(&layout::object_path(id)) {
-                Err(error) if !error.is_not_found() && result.is_ok() => result = Err(error),
-                _ => {}
+    /// Removes packs and loose objects, except those that hold the last good copy of an object that is needed; see the
+    /// module. It is no error if another process has removed one. One that cannot be removed does not keep the others: the
+    /// first such error is returned when all were tried.
+    pub fn remove_copies(&self, removal: &Removal, is_needed: impl Fn(&ObjectId) -> bool) -> (Removed, Result<()>) {
+        let mut removed = Removed::default();
+        let result = self.remove_what_can_go(removal, is_needed, &mut removed);
+        (removed, result)
+    }
+
+    fn remove_what_can_go(
+        &self,
+        removal: &Removal,
+        is_needed: impl Fn(&ObjectId) -> bool,
+        removed: &mut Removed,
+    ) -> Result<()> {
+        lock::confirm(self.repo.backend(), self.lock.as_deref())?;
+        let packs = self.repo.packs()?;
+        let listed = packs.list();
+        // By slot: whether the pack goes.
+        let mut goes: Vec<bool> = listed.iter().map(|(name, _)| removal.packs.contains(name)).collect();
+        let going_loose: HashSet<ObjectId> = removal.loose.iter().copied().collect();
+        for slot in 0..goes.len() {
+            if goes[slot] {
+                for member in packs.file(u32::try_from(slot).unwrap_or(u32::MAX))?.index()?.members {
+                    if is_needed(&member.id) && !self.has_good_copy(member.id, &listed, &goes, &going_loose, removal)? {
+                        goes[slot] = false;
+                        break;
+                    }
+                }
             }
         }
+        let mut loose = Vec::new();
+        for id in &removal.loose {
+            if !is_needed(id) || self.has_good_copy(*id, &listed, &goes, &going_loose, removal)? {
+                loose.push(*id);
+            }
+        }
+        let mut result = Ok(());
+        let mut remove = |path: &str| match self.repo.backend().remove(path) {
+            Err(error) if !error.is_not_found() => {
+                if result.is_ok() {
+                    result = Err(error);
+                }
+                false
+            }
+            _ => true,
+        };
+        removed.loose.extend(loose.into_iter().filter(|id| remove(&layout::object_path(*id))));
+        let names = listed.iter().zip(&goes).filter(|(_, goes)| **goes).map(|((name, _), _)| *name);
+        removed.packs.extend(names.filter(|name| remove(&name.path())));
         result
+    }
+
+    /// Whether a copy of the object stays that this process has written or that is whole.
+    fn has_good_copy(
+        &self,
+        id: ObjectId,
+        listed: &[(PackName, u32)],
+        goes: &[bool],
+        going_loose: &HashSet<ObjectId>,
+        removal: &Removal,
+    ) -> Result<bool> {
+        let copies = self.repo.packed_copies(id)?;
+        let staying = || copies.iter().filter(|location| !goes[location.slot as usize]);
+        if staying().any(|location| removal.trusted.contains(&listed[location.slot as usize].0)) {
+            return Ok(true);
+        }
+        for location in staying() {
+            if self.repo.is_whole(id, Copy::Packed(*location))? {
+                return Ok(true);
+            }
+        }
+        Ok(!going_loose.contains(&id) && self.repo.is_whole(id, Copy::Loose)?)
     }
 
     /// Removes what removed snapshots and writers that died have left. `own` is this process's staging directory.
@@ -62,6 +153,20 @@ impl ExclusiveRepository {
         refs::sweep(self.repo.backend())?;
         staging::remove_all_but(self.repo.backend(), own)?;
         Ok(())
+    }
+
+    /// Writes the index of all packs anew, from the packs themselves.
+    pub fn rebuild_index(&mut self, session: &Session<'_>) -> Result<()> {
+        match self.repo.backend().remove(layout::INDEX) {
+            Err(error) if !error.is_not_found() => return Err(error),
+            _ => {}
+        }
+        self.repo.packs = OnceLock::new();
+        let packs = self.repo.packs()?;
+        if packs.list().is_empty() {
+            return Ok(());
+        }
+        packs.save(&Staging::begin(self.repo.backend(), &session.info())?)
     }
 }
 

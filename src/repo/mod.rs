@@ -5,39 +5,43 @@
 //! the methods that remove. Both read through [`Repository`].
 
 mod chunks;
+mod copies;
 mod entries;
 mod exclusive;
 mod init;
 mod lock;
+mod objects;
 mod reachable;
 mod readme;
+mod repack;
 mod shared;
 mod snapshots;
 mod write;
 
 use std::fmt::Debug;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
 
 pub use chunks::{ChunkAt, Chunks};
+pub use copies::{Copy, Keepers};
 pub use entries::Entries;
-pub use exclusive::ExclusiveRepository;
+pub use exclusive::{ExclusiveRepository, Removal, Removed};
 pub use init::{InitOptions, init};
+pub use objects::ObjectBytes;
 pub use reachable::Reachable;
+pub use repack::{Copied, Repacker};
 pub use shared::SharedRepository;
 pub use snapshots::SnapshotListing;
-pub use write::ObjectWriter;
+pub use write::{Appender, ObjectWriter, WriterOptions};
 
-use crate::error::{Error, ObjectProblem, Result};
-use crate::object::{
-    BlobId, Chunk, Config, DocumentError, HashAlgorithm, ListId, MAX_OBJECT, Malformed, ObjectId, Tree, TreeId,
-    decode_list, display_path,
-};
+use crate::error::{Error, Result};
+use crate::object::{Config, DocumentError, HashAlgorithm, ListId, MAX_OBJECT, TreeId, display_path};
 use crate::progress::Progress;
-use crate::store::loose::{self, ReadRules};
+use crate::store::loose::ReadRules;
+use crate::store::packs::Packs;
 use crate::store::staging::RunInfo;
 use crate::store::{Backend, LocalBackend, layout};
 
@@ -94,6 +98,8 @@ fn no_repository(path: &Path, reason: &str) -> Error {
 pub struct Repository {
     backend: Arc<dyn Backend>,
     config: Config,
+    /// Looked for when an object is first asked for.
+    packs: OnceLock<Packs>,
 }
 
 impl Repository {
@@ -123,15 +129,7 @@ impl Repository {
                 next: "copy this file from another copy of the repository; it never changes".into(),
             },
         })?;
-        // Files that begin with a dot are left by file managers, and are no packs.
-        let mut packs = loose::list_or_empty(&*backend, layout::PACKS)?.into_iter();
-        if let Some(entry) = packs.find(|entry| !entry.name.starts_with('.')) {
-            return Err(Error::TooNew {
-                path: backend.describe(layout::PACKS).join(entry.name),
-                what: "the repository holds packs, which this version does not read".into(),
-            });
-        }
-        Ok(Self { backend, config })
+        Ok(Self { backend, config, packs: OnceLock::new() })
     }
 
     /// The configuration.
@@ -154,33 +152,19 @@ impl Repository {
         MAX_OBJECT.max(self.config.chunks.maximum())
     }
 
-    fn rules(&self) -> ReadRules {
+    /// How objects are read here.
+    pub fn rules(&self) -> ReadRules {
         ReadRules { hash: self.config.hash, max_object: self.max_object() }
     }
 
-    /// Reads an object and verifies it.
-    pub fn read_object(&self, id: ObjectId) -> Result<Vec<u8>> {
-        loose::read(self.backend(), self.rules(), id)
-    }
-
-    /// Reads a blob, verifies it, and sees that it has the length that the entry or list that refers to it says.
-    pub fn read_blob(&self, id: BlobId, length: u64) -> Result<Vec<u8>> {
-        let content = self.read_object(id.object())?;
-        if content.len() as u64 == length {
-            return Ok(content);
+    /// The packs.
+    pub fn packs(&self) -> Result<&Packs> {
+        if let Some(packs) = self.packs.get() {
+            return Ok(packs);
         }
-        let reason = format!("it has {} bytes where {length} are referred to", content.len());
-        Err(Error::damaged_object(id.object(), reason))
-    }
-
-    /// Reads one tree object; [`Repository::entries`] reads a directory whatever its size.
-    pub fn read_tree(&self, id: TreeId) -> Result<Tree> {
-        Tree::decode(&self.read_object(id.object())?).map_err(|error| malformed(id.object(), &error))
-    }
-
-    /// Reads one piece of a chunk list; [`Repository::chunks`] reads a list whatever its size.
-    pub fn read_list(&self, id: ListId) -> Result<Vec<Chunk>> {
-        decode_list(&self.read_object(id.object())?).map_err(|error| malformed(id.object(), &error))
+        let opened = Packs::open(Arc::clone(&self.backend), self.rules())?;
+        // Another thread may have been faster; what it found is as good.
+        Ok(self.packs.get_or_init(|| opened))
     }
 
     /// The entries of a directory, in the order of their names.
@@ -192,8 +176,4 @@ impl Repository {
     pub fn chunks(&self, list: ListId, depth: u8, length: u64) -> Chunks<'_> {
         Chunks::new(self, list, depth, length)
     }
-}
-
-fn malformed(id: ObjectId, error: &Malformed) -> Error {
-    Error::Object { id, problem: ObjectProblem::Damaged(error.to_string()) }
 }

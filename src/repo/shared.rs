@@ -4,11 +4,13 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use super::exclusive::ExclusiveRepository;
-use super::write::ObjectWriter;
+use super::repack::Repacker;
+use super::write::{ObjectWriter, WriterOptions};
 use super::{Repository, Session, lock};
 use crate::error::Result;
-use crate::store::batch::SyncMethod;
-use crate::store::{Backend, Lock, LockMode};
+use crate::object::ObjectId;
+use crate::store::staging::Staging;
+use crate::store::{Backend, Lock, LockMode, damaged};
 
 /// A repository with its shared lock: nothing in it is removed while this is held.
 #[derive(Debug)]
@@ -26,8 +28,23 @@ impl SharedRepository {
     }
 
     /// A writer for objects and one snapshot.
-    pub fn writer(&self, session: &Session<'_>, method: SyncMethod) -> Result<ObjectWriter<'_>> {
-        ObjectWriter::begin(&self.repo, self.lock.as_deref(), session, method)
+    pub fn writer(&self, session: &Session<'_>, options: WriterOptions) -> Result<ObjectWriter<'_>> {
+        ObjectWriter::begin(&self.repo, self.lock.as_deref(), session, options)
+    }
+
+    /// Copies objects into new packs.
+    pub fn repacker(&self, session: &Session<'_>, options: WriterOptions) -> Result<Repacker<'_>> {
+        Repacker::begin(&self.repo, session, options)
+    }
+
+    /// Records which objects are damaged, so that a snapshot which meets one of them stores it again. What was recorded
+    /// before is replaced.
+    pub fn record_damaged(&self, session: &Session<'_>, objects: &[ObjectId]) -> Result<()> {
+        let backend = self.repo.backend();
+        if objects.is_empty() && damaged::read(backend).is_empty() {
+            return Ok(());
+        }
+        damaged::write(backend, &Staging::begin(backend, &session.info())?, objects)
     }
 
     /// Exchanges the shared lock for the exclusive one. The shared lock is released first, so others may add snapshots

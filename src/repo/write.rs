@@ -1,46 +1,117 @@
 //! Adding objects and a snapshot.
 //!
+//! # Loose or packed
+//!
+//! What is new is held in memory as long as it is little ([`WriterOptions::loose_limit`]); if it stays so, each object
+//! becomes a loose one when the snapshot is committed. At the first excess everything goes to packs, and so does all that
+//! follows. Each thread stores through an [`Appender`], which gathers objects for a frame, compresses the frame when it is
+//! full, and appends it to the pack that is open. So neighbours stand together, and threads meet only once a frame.
+//!
 //! # Why a ref never leads to what is not there
 //!
 //! [`ObjectWriter::commit`] publishes the ref last, after
 //!
-//! 1. every object that this run stored is durable under its name ([`Batch::publish`]), and
-//! 2. the names of all objects that it found and reused are durable as well ([`Batch::secure_reused`]): one may have been
-//!    renamed into place a moment ago by another run that has not synced the directory yet.
+//! 1. every object that this run stored is durable under its name ([`Batch::publish`]) or in a pack that is
+//!    ([`PackWriter`]), and
+//! 2. the names of all loose objects and packs that it found and reused are durable as well ([`Batch::secure_reused`]):
+//!    one may have been renamed into place a moment ago by another run that has not synced the directory yet.
 //!
 //! What is reused cannot vanish for another reason: the shared lock is held, and what removes needs the exclusive one.
 //!
-//! What is found is not taken on trust: the first time a run would reuse an object that it did not write, the stored
-//! content is read and compared with the content at hand. If they differ, the object is stored again, in place of the
-//! damaged file.
+//! What is found is not taken on trust. The first time a run would reuse a loose object that it did not write, the stored
+//! content is read and compared with the content at hand; if they differ, the object is stored again. An object in a pack
+//! is reused if the pack's footer, length and index agree, and if it is not among those that the last `check` found
+//! damaged ([`damaged`]).
+//!
+//! # Memory
+//!
+//! What this run has stored is remembered by name until its pack is complete; from then on it is found through the index
+//! of all packs, which goes to a file when it becomes large ([`Packs::has_much_to_save`]).
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::mem;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Repository, Session, lock};
 use crate::error::{Error, Result};
 use crate::object::{Added, ObjectId, Snapshot, Tree};
 use crate::store::batch::{Batch, SyncMethod};
+use crate::store::pack::{FinishedPack, FrameBuilder, PACK_SIZE, PackKind, PackWriter};
+use crate::store::packs::Packs;
 use crate::store::staging::{self, Staging};
-use crate::store::{Lock, codec, layout, loose, refs};
+use crate::store::{Lock, codec, damaged, layout, loose, refs};
 
-/// When so many objects, or so many bytes of frames, are staged they are published, so that an interrupted run goes on
-/// near where it stopped. (FAT takes about 10,000 names of this length in the staging directory.)
-const PUBLISH_OBJECTS: usize = 8192;
-const PUBLISH_BYTES: u64 = 4 << 30;
+/// With the default limit on the number of loose objects, they have at most 8 MiB together.
+const LOOSE_BYTES: usize = 32 << 10;
+/// So much is held in memory at most, whatever the limit.
+const MOST_LOOSE_BYTES: usize = 64 << 20;
+/// If `cache/index` lacks so many objects after a run, it is written anew.
+const UNSAVED: usize = 4096;
+
+/// How objects are written.
+#[derive(Debug, Clone, Copy)]
+pub struct WriterOptions {
+    /// How loose objects are made durable.
+    pub sync: SyncMethod,
+    /// A run that adds more objects than this (or more than 32 KiB for each of so many) leaves packs.
+    pub loose_limit: usize,
+    /// A pack is complete when it has so many bytes.
+    pub pack_size: u64,
+}
+
+impl WriterOptions {
+    /// The limit that is used unless another one is asked for.
+    pub const LOOSE_LIMIT: usize = 256;
+}
+
+impl Default for WriterOptions {
+    fn default() -> Self {
+        Self { sync: SyncMethod::Auto, loose_limit: Self::LOOSE_LIMIT, pack_size: PACK_SIZE }
+    }
+}
 
 /// Stores objects, each once, and at last the snapshot that needs them.
 pub struct ObjectWriter<'r> {
     repo: &'r Repository,
     lock: Option<&'r dyn Lock>,
+    packs: &'r Packs,
+    staging: Arc<Staging<'r>>,
     batch: Batch<'r>,
     known: Known,
+    /// What is in a pack and has to be stored again.
+    damaged: Mutex<HashSet<ObjectId>>,
+    /// What is new and may stay loose; nothing once packs are written.
+    few: Mutex<Option<Few>>,
+    is_packing: AtomicBool,
+    loose_limit: usize,
+    blobs: Lane<'r>,
+    trees: Lane<'r>,
+    reused_packs: AtomicBool,
     added: AddedCounters,
     replaced: AtomicU64,
 }
 
-/// The objects that need not be written, sharded by their first byte so that threads seldom meet.
+/// The packs of one kind, and the frames that are being filled and that no thread holds.
+struct Lane<'r> {
+    packs: PackWriter<'r>,
+    idle: Mutex<Vec<FrameBuilder>>,
+}
+
+impl Lane<'_> {
+    fn idle(&self) -> MutexGuard<'_, Vec<FrameBuilder>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Default)]
+struct Few {
+    objects: Vec<(PackKind, ObjectId, Vec<u8>)>,
+    bytes: usize,
+}
+
+/// The objects that need not be written, sharded by their first byte so that threads seldom meet. (Those in packs that
+/// were complete are known to [`Packs`].)
 struct Known([Mutex<HashMap<ObjectId, Presence>>; 64]);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -67,13 +138,8 @@ impl Known {
         known
     }
 
-    fn shard(&self, id: ObjectId) -> std::sync::MutexGuard<'_, HashMap<ObjectId, Presence>> {
+    fn shard(&self, id: ObjectId) -> MutexGuard<'_, HashMap<ObjectId, Presence>> {
         self.0[usize::from(id.as_bytes()[0]) % 64].lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Settles the object and returns what it was before: the caller who does not get `Settled` has to see to it.
-    fn settle(&self, id: ObjectId) -> Option<Presence> {
-        self.shard(id).insert(id, Presence::Settled)
     }
 }
 
@@ -82,7 +148,7 @@ impl<'r> ObjectWriter<'r> {
         repo: &'r Repository,
         lock: Option<&'r dyn Lock>,
         session: &Session<'_>,
-        method: SyncMethod,
+        options: WriterOptions,
     ) -> Result<Self> {
         let backend = repo.backend();
         // zip and some ways of copying drop empty directories.
@@ -91,11 +157,32 @@ impl<'r> ObjectWriter<'r> {
         }
         backend.sync_dir("")?;
         staging::remove_abandoned(backend)?;
-        let staging = Staging::begin(backend, &session.info())?;
+        let staging = Arc::new(Staging::begin(backend, &session.info())?);
         let listing = loose::list(backend)?.complete()?;
         let known = Known::new(&listing.objects);
-        let batch = Batch::new(backend, staging, method, listing.shards);
-        Ok(Self { repo, lock, batch, known, added: AddedCounters::default(), replaced: AtomicU64::new(0) })
+        let batch = Batch::new(backend, Arc::clone(&staging), options.sync, listing.shards);
+        let lane = |kind| Lane {
+            packs: PackWriter::new(backend, Arc::clone(&staging), kind, repo.hash(), options.pack_size),
+            idle: Mutex::default(),
+        };
+        let (blobs, trees) = (lane(PackKind::Blobs), lane(PackKind::Trees));
+        Ok(Self {
+            repo,
+            lock,
+            packs: repo.packs()?,
+            staging,
+            batch,
+            known,
+            damaged: Mutex::new(damaged::read(backend)),
+            few: Mutex::new(Some(Few::default())),
+            is_packing: AtomicBool::new(false),
+            loose_limit: options.loose_limit,
+            blobs,
+            trees,
+            reused_packs: AtomicBool::new(false),
+            added: AddedCounters::default(),
+            replaced: AtomicU64::new(0),
+        })
     }
 
     /// The repository that is written to.
@@ -103,57 +190,138 @@ impl<'r> ObjectWriter<'r> {
         self.repo
     }
 
-    /// Stores an object unless it is there, and returns its name. May be called from several threads.
-    pub fn store(&self, content: &[u8]) -> Result<ObjectId> {
-        let id = self.repo.hash().hash(content);
-        match self.known.settle(id) {
-            Some(Presence::Settled) => return Ok(id),
-            Some(Presence::Listed) => {
-                if loose::holds(self.repo.backend(), self.repo.rules(), id, content)? {
-                    self.batch.note_reused(id);
-                    return Ok(id);
-                }
-                self.replaced.fetch_add(1, Ordering::Relaxed);
+    /// Stores blobs, one after the other. Each thread uses its own.
+    pub fn blobs(&self) -> Appender<'_, 'r> {
+        self.appender(PackKind::Blobs)
+    }
+
+    /// Stores trees and chunk lists, one after the other. Each thread uses its own.
+    pub fn trees(&self) -> Appender<'_, 'r> {
+        self.appender(PackKind::Trees)
+    }
+
+    fn appender(&self, kind: PackKind) -> Appender<'_, 'r> {
+        let frame = self.lane(kind).idle().pop().unwrap_or_default();
+        Appender { writer: self, kind, frame }
+    }
+
+    fn lane(&self, kind: PackKind) -> &Lane<'r> {
+        match kind {
+            PackKind::Blobs => &self.blobs,
+            PackKind::Trees => &self.trees,
+        }
+    }
+
+    /// Whether the object has to be stored by who asks.
+    fn is_wanted(&self, id: ObjectId, content: &[u8]) -> Result<bool> {
+        let mut shard = self.known.shard(id);
+        let presence = shard.get(&id).copied();
+        if presence == Some(Presence::Settled) {
+            return Ok(false);
+        }
+        if self.is_damaged(id) {
+            self.replaced.fetch_add(1, Ordering::Relaxed);
+        } else if self.packs.holds(id)? {
+            self.reused_packs.store(true, Ordering::Relaxed);
+            return Ok(false);
+        }
+        shard.insert(id, Presence::Settled);
+        drop(shard);
+        if presence == Some(Presence::Listed) {
+            if loose::holds(self.repo.backend(), self.repo.rules(), id, content)? {
+                self.batch.note_reused(id);
+                return Ok(false);
             }
-            None => {}
+            self.replaced.fetch_add(1, Ordering::Relaxed);
         }
-        if content.len() > self.repo.max_object() {
-            return Err(Error::refused(
-                format!("store an object of {} bytes", content.len()),
-                format!("no object has more than {}", self.repo.max_object()),
-                "this is an error in the program; please report it",
-            ));
+        Ok(true)
+    }
+
+    /// Whether the object was found damaged by a check and has not been stored again since.
+    fn is_damaged(&self, id: ObjectId) -> bool {
+        self.damaged.lock().unwrap_or_else(PoisonError::into_inner).remove(&id)
+    }
+
+    /// Takes an object that is new, unless packs are written.
+    fn keep_few(&self, kind: PackKind, id: ObjectId, content: &[u8]) -> Result<bool> {
+        if self.is_packing.load(Ordering::Acquire) {
+            return Ok(false);
         }
-        let frame = codec::compress(content).map_err(|reason| {
+        let mut slot = self.few.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(few) = &mut *slot else { return Ok(false) };
+        few.objects.push((kind, id, content.to_vec()));
+        few.bytes += content.len();
+        let most_bytes = self.loose_limit.saturating_mul(LOOSE_BYTES).min(MOST_LOOSE_BYTES);
+        if few.objects.len() > self.loose_limit || few.bytes > most_bytes {
+            // Too many, after all.
+            let few = slot.take().unwrap_or_default();
+            self.is_packing.store(true, Ordering::Release);
+            drop(slot);
+            let (mut blobs, mut trees) = (self.blobs(), self.trees());
+            for (kind, id, content) in few.objects {
+                match kind {
+                    PackKind::Blobs => blobs.push(id, &content)?,
+                    PackKind::Trees => trees.push(id, &content)?,
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn compressed<T>(&self, result: Result<T, String>) -> Result<T> {
+        result.map_err(|reason| {
             Error::io("compress an object for", self.repo.backend().describe(""), std::io::Error::other(reason))
-        })?;
-        self.batch.stage(id, &frame)?;
-        self.added.objects.fetch_add(1, Ordering::Relaxed);
-        self.added.bytes.fetch_add(content.len() as u64, Ordering::Relaxed);
-        self.added.stored.fetch_add(frame.len() as u64, Ordering::Relaxed);
-        Ok(id)
+        })
     }
 
-    /// Stores a tree object. It is decoded first: what could not be read back must not be written.
-    pub fn store_tree(&self, piece: &[u8]) -> Result<ObjectId> {
-        match Tree::decode(piece) {
-            Ok(_) => self.store(piece),
-            Err(error) => Err(Error::refused(
-                "store a directory",
-                format!("its tree would not be valid ({error})"),
-                "this is an error in the program; please report it",
-            )),
+    /// Compresses a frame and appends it to the open pack.
+    fn append(&self, kind: PackKind, frame: &mut FrameBuilder) -> Result<()> {
+        let frame = self.compressed(frame.encode())?;
+        match self.lane(kind).packs.append(frame)? {
+            Some(finished) => self.take_in(&finished),
+            None => Ok(()),
         }
     }
 
-    /// Publishes what is staged if it has become much. Other threads may go on storing.
-    pub fn publish_if_much(&self) -> Result<()> {
-        let (objects, bytes) = self.batch.staged();
-        if objects >= PUBLISH_OBJECTS || bytes >= PUBLISH_BYTES { self.batch.publish() } else { Ok(()) }
+    /// Finds the objects of a complete pack through the index from now on.
+    fn take_in(&self, pack: &FinishedPack) -> Result<()> {
+        self.added.stored.fetch_add(pack.length, Ordering::Relaxed);
+        self.packs.add(pack);
+        for member in &pack.members {
+            self.known.shard(member.id).remove(&member.id);
+        }
+        if self.packs.has_much_to_save() { self.packs.save(&self.staging) } else { Ok(()) }
     }
 
-    /// What was added so far.
-    pub fn added(&self) -> Added {
+    /// Publishes everything that was stored.
+    fn publish(&self) -> Result<()> {
+        let few = self.few.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default();
+        for (_, id, content) in &few.objects {
+            let frame = self.compressed(codec::compress(content))?;
+            self.added.stored.fetch_add(frame.len() as u64, Ordering::Relaxed);
+            self.batch.stage(*id, &frame)?;
+        }
+        self.batch.publish()?;
+        for kind in PackKind::ALL {
+            let lane = self.lane(kind);
+            let mut rest = FrameBuilder::default();
+            for mut frame in mem::take(&mut *lane.idle()) {
+                rest.append(&mut frame);
+                if rest.is_full() {
+                    self.append(kind, &mut rest)?;
+                }
+            }
+            if !rest.is_empty() {
+                self.append(kind, &mut rest)?;
+            }
+            if let Some(finished) = lane.packs.finish()? {
+                self.take_in(&finished)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn added(&self) -> Added {
         Added {
             objects: self.added.objects.load(Ordering::Relaxed),
             bytes: self.added.bytes.load(Ordering::Relaxed),
@@ -166,18 +334,86 @@ impl<'r> ObjectWriter<'r> {
         self.replaced.load(Ordering::Relaxed)
     }
 
-    /// Makes everything durable and then the snapshot visible, under the next free number (whatever number `snapshot`
-    /// has). When this returns, the snapshot is safe.
+    /// Makes everything durable and then the snapshot visible, under the next free number and with what was added
+    /// (whatever `snapshot` says of both). When this returns, the snapshot is safe.
     pub fn commit(self, mut snapshot: Snapshot) -> Result<Snapshot> {
-        self.batch.publish()?;
+        self.publish()?;
         self.batch.secure_reused()?;
+        if self.reused_packs.load(Ordering::Relaxed) {
+            self.repo.backend().sync_dir(layout::PACKS)?;
+        }
         lock::confirm(self.repo.backend(), self.lock)?;
+        snapshot.added = self.added();
         let hash = self.repo.hash();
         let mut encode = |number| {
             snapshot.number = number;
             snapshot.encode(hash)
         };
-        refs::publish(self.repo.backend(), self.batch.staging(), &mut encode)?;
+        refs::publish(self.repo.backend(), &self.staging, &mut encode)?;
+        if self.packs.has_unsaved(UNSAVED) && self.packs.save(&self.staging).is_err() {
+            // The snapshot is safe, and the next run finds what it needs in the packs themselves.
+        }
         Ok(snapshot)
+    }
+}
+
+/// Stores objects one after the other, as neighbours. It belongs to one thread; what it has not passed on when it is
+/// dropped goes to who asks for the next one.
+pub struct Appender<'w, 'r> {
+    writer: &'w ObjectWriter<'r>,
+    kind: PackKind,
+    frame: FrameBuilder,
+}
+
+impl<'w, 'r> Appender<'w, 'r> {
+    /// The writer that it belongs to.
+    pub fn writer(&self) -> &'w ObjectWriter<'r> {
+        self.writer
+    }
+
+    /// Stores an object unless it is there, and returns its name.
+    pub fn store(&mut self, content: &[u8]) -> Result<ObjectId> {
+        let writer = self.writer;
+        let id = writer.repo.hash().hash(content);
+        if !writer.is_wanted(id, content)? {
+            return Ok(id);
+        }
+        if content.len() > writer.repo.max_object() {
+            return Err(Error::refused(
+                format!("store an object of {} bytes", content.len()),
+                format!("no object has more than {}", writer.repo.max_object()),
+                "this is an error in the program; please report it",
+            ));
+        }
+        writer.added.objects.fetch_add(1, Ordering::Relaxed);
+        writer.added.bytes.fetch_add(content.len() as u64, Ordering::Relaxed);
+        if !writer.keep_few(self.kind, id, content)? {
+            self.push(id, content)?;
+        }
+        Ok(id)
+    }
+
+    /// Stores a tree object. It is decoded first: what could not be read back must not be written.
+    pub fn store_tree(&mut self, piece: &[u8]) -> Result<ObjectId> {
+        match Tree::decode(piece) {
+            Ok(_) => self.store(piece),
+            Err(error) => Err(Error::refused(
+                "store a directory",
+                format!("its tree would not be valid ({error})"),
+                "this is an error in the program; please report it",
+            )),
+        }
+    }
+
+    fn push(&mut self, id: ObjectId, content: &[u8]) -> Result<()> {
+        self.frame.push(id, content);
+        if self.frame.is_full() { self.writer.append(self.kind, &mut self.frame) } else { Ok(()) }
+    }
+}
+
+impl Drop for Appender<'_, '_> {
+    fn drop(&mut self) {
+        let frame = mem::take(&mut self.frame);
+        self.writer.lane(self.kind).idle().push(frame);
     }
 }

@@ -24,7 +24,7 @@
 //! objects, and never when nothing is staged. Where there is no such call, or it cannot be trusted, every file is
 //! synced by itself as it is written, by the thread that wrote it.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::backend::{Backend, StagedFile};
 use super::layout;
@@ -68,7 +68,7 @@ impl Shards {
 /// Objects on their way into the repository.
 pub struct Batch<'b> {
     backend: &'b dyn Backend,
-    staging: Staging<'b>,
+    staging: Arc<Staging<'b>>,
     sync_each: bool,
     state: Mutex<State>,
 }
@@ -76,7 +76,6 @@ pub struct Batch<'b> {
 #[derive(Default)]
 struct State {
     staged: Vec<ObjectId>,
-    staged_bytes: u64,
     /// The handles of the staged files, while they are few: a sync through the handle that wrote is sure to see its
     /// errors.
     open: Vec<Box<dyn StagedFile>>,
@@ -90,7 +89,7 @@ impl<'b> Batch<'b> {
     /// An empty batch. `shards` are the shard directories that exist.
     pub fn new(
         backend: &'b dyn Backend,
-        staging: Staging<'b>,
+        staging: Arc<Staging<'b>>,
         method: SyncMethod,
         shards: impl IntoIterator<Item = u8>,
     ) -> Self {
@@ -119,7 +118,6 @@ impl<'b> Batch<'b> {
         }
         let mut state = self.state();
         state.staged.push(id);
-        state.staged_bytes += frame.len() as u64;
         if !self.sync_each && state.staged.len() <= FEW {
             state.open.push(file);
         } else {
@@ -129,12 +127,6 @@ impl<'b> Batch<'b> {
             drop(closed);
         }
         Ok(())
-    }
-
-    /// How many objects are staged, and the bytes of their files.
-    pub fn staged(&self) -> (usize, u64) {
-        let state = self.state();
-        (state.staged.len(), state.staged_bytes)
     }
 
     /// Notes that an object that was not staged here is relied on; see [`Batch::secure_reused`].
@@ -147,7 +139,6 @@ impl<'b> Batch<'b> {
     pub fn publish(&self) -> Result<()> {
         let (staged, mut open, existing) = {
             let mut state = self.state();
-            state.staged_bytes = 0;
             (std::mem::take(&mut state.staged), std::mem::take(&mut state.open), state.shards)
         };
         if staged.is_empty() {
@@ -193,10 +184,5 @@ impl<'b> Batch<'b> {
         }
         // The shard directories themselves, which this run or another may have made.
         if any { self.backend.sync_dir(layout::OBJECTS) } else { Ok(()) }
-    }
-
-    /// The staging directory, for what is published by other means.
-    pub fn staging(&self) -> &Staging<'b> {
-        &self.staging
     }
 }

@@ -3,6 +3,7 @@
 //! All are lower-case ASCII (`README` aside), short, without links or colons: a repository can lie on any file system.
 //! What does not parse as one of these names is not the repository's, and is never read, counted or removed.
 
+use super::pack::{PackKind, PackName};
 use crate::object::ObjectId;
 
 /// How to read the repository by hand.
@@ -15,12 +16,18 @@ pub const LOCK: &str = "lock";
 pub const SNAPSHOTS: &str = "snapshots";
 /// Loose objects.
 pub const OBJECTS: &str = "objects";
-/// Packs; none are written yet.
+/// Packs.
 pub const PACKS: &str = "packs";
 /// Staging.
 pub const TMP: &str = "tmp";
 /// What can be computed again.
 pub const CACHE: &str = "cache";
+
+/// The index of all packs.
+pub const INDEX: &str = "cache/index";
+
+/// The objects that the last check found damaged.
+pub const DAMAGED: &str = "cache/damaged";
 
 /// The directories of a repository.
 pub const DIRS: [&str; 5] = [SNAPSHOTS, OBJECTS, PACKS, TMP, CACHE];
@@ -48,6 +55,21 @@ pub fn parse_shard(name: &str) -> Option<u8> {
 /// The object that a file called `name` in a shard holds.
 pub fn parse_object(first_byte: u8, name: &str) -> Option<ObjectId> {
     format!("{first_byte:02x}{name}").parse().ok()
+}
+
+/// What follows the kind in the name of a pack.
+const PACK_SUFFIX: &str = ".tar.zst";
+
+/// The file of a pack: `packs/HASH.blobs.tar.zst`.
+pub fn pack_path(pack: PackName) -> String {
+    format!("{PACKS}/{}.{}{PACK_SUFFIX}", pack.hash, pack.kind.name())
+}
+
+/// Reads a name in `packs`.
+pub fn parse_pack(name: &str) -> Option<PackName> {
+    let (hash, kind) = name.strip_suffix(PACK_SUFFIX)?.split_once('.')?;
+    let kind = PackKind::ALL.into_iter().find(|known| known.name() == kind)?;
+    Some(PackName { hash: hash.parse().ok()?, kind })
 }
 
 /// A file in `snapshots`.
@@ -106,6 +128,13 @@ mod tests {
         assert_eq!(parse_shard("0a"), Some(10));
         for bad in ["a", "0A", "+a", "abc", "", "zz"] {
             assert_eq!(parse_shard(bad), None, "{bad}");
+        }
+        for kind in PackKind::ALL {
+            let pack = PackName { hash: id, kind };
+            assert_eq!(parse_pack(pack.path().strip_prefix("packs/").unwrap()), Some(pack));
+        }
+        for bad in ["", "blobs.tar.zst", "ab.blobs.tar.zst", &format!("{id}.tar.zst"), &format!("{id}.lists.tar.zst")] {
+            assert_eq!(parse_pack(bad), None, "{bad}");
         }
         for file in [RefFile::Ref(1), RefFile::Pruned(20), RefFile::Labels(300)] {
             assert_eq!(RefFile::parse(file.path().strip_prefix("snapshots/").unwrap()), Some(file));

@@ -4,8 +4,11 @@
 //! others. On top of it, and knowing nothing of what is stored or why:
 //!
 //! - [`layout`]: the names of a repository's files;
+//! - [`damaged`]: what the last check found damaged;
 //! - [`codec`]: the compression of objects;
 //! - [`loose`]: finding and reading objects;
+//! - [`pack`]: files that hold many objects each;
+//! - [`index`], [`packs`]: where an object stands in all of them;
 //! - [`staging`]: where a writer prepares files;
 //! - [`batch`]: how staged objects become durable and visible;
 //! - [`refs`]: how a snapshot becomes visible, and how it is removed.
@@ -13,10 +16,14 @@
 mod backend;
 pub mod batch;
 pub mod codec;
+pub mod damaged;
+pub mod index;
 pub mod layout;
 mod local;
 pub mod loose;
 mod memory;
+pub mod pack;
+pub mod packs;
 pub mod refs;
 pub mod staging;
 

@@ -19,8 +19,8 @@ use backuptool::object::{
 };
 use backuptool::ops::{check, snapshot};
 use backuptool::progress::Silent;
-use backuptool::repo::{self, InitOptions, Session, SharedRepository};
-use backuptool::store::batch::SyncMethod;
+use backuptool::repo::{self, InitOptions, Session, SharedRepository, WriterOptions};
+
 use backuptool::store::staging::RunInfo;
 use backuptool::store::{LocalBackend, codec, layout};
 
@@ -96,7 +96,7 @@ fn example_repository(dir: &Path, blocks: &[Block]) -> SharedRepository {
         clock: || "2024-09-01T12:35:22Z".parse().unwrap(),
         utc_offset: 7200,
         allow_empty: false,
-        sync: SyncMethod::Auto,
+        writing: WriterOptions::default(),
         threads: NonZero::<usize>::MIN,
     };
     let taken = snapshot::snapshot(&shared, &options, &session()).unwrap().snapshot;
@@ -247,7 +247,7 @@ fn the_example_repository_is_what_the_library_makes() {
     let blocks = document();
     let dir = tempfile::tempdir().unwrap();
     let repo = example_repository(dir.path(), &blocks);
-    let report = check::check(&repo, NonZero::<usize>::MIN, &Silent).unwrap();
+    let report = check::check(&repo, NonZero::<usize>::MIN, &session()).unwrap();
     assert!(report.is_clean(), "{report:?}");
     assert_eq!((report.snapshots, report.leftovers.unneeded), (1, 0));
 

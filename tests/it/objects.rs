@@ -491,7 +491,7 @@ fn restore_by_script(script: &Path, hash: HashAlgorithm) {
         );
     }
     write_tree(&world.path("src"), &tree);
-    world.snapshot("src");
+    world.ok(["snapshot", "-r", "repo", "--loose-limit=100000", "src"]);
     // Both kinds of height are there.
     let trees: Vec<Vec<u8>> = world.objects("repo").values().map(|path| content(path)).collect();
     assert!(trees.iter().any(|text| text.starts_with(b"{\"tree\":1,\"level\":1}")));

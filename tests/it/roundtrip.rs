@@ -18,7 +18,7 @@ use backuptool::ops::restore::{RestoreOptions, restore};
 use backuptool::ops::snapshot::{SnapshotOptions, snapshot};
 use backuptool::ops::{check, list, prune};
 use backuptool::progress::Silent;
-use backuptool::repo::{self, InitOptions, Session, SharedRepository};
+use backuptool::repo::{self, InitOptions, Session, SharedRepository, WriterOptions};
 use backuptool::store::LocalBackend;
 use backuptool::store::batch::SyncMethod;
 use jiff::Timestamp;
@@ -180,7 +180,7 @@ impl Bench {
             clock: Timestamp::now,
             utc_offset: 0,
             allow_empty: true,
-            sync: SyncMethod::Each,
+            writing: WriterOptions { sync: SyncMethod::Each, ..WriterOptions::default() },
             threads: THREADS,
         };
         let report = snapshot(&self.open(), &options, &session()).unwrap();
@@ -201,7 +201,7 @@ impl Bench {
     }
 
     fn assert_clean(&self) -> check::CheckReport {
-        let report = check::check(&self.open(), THREADS, &Silent).unwrap();
+        let report = check::check(&self.open(), THREADS, &session()).unwrap();
         assert!(report.is_clean() && report.leftovers == check::Leftovers::default(), "{report:?}");
         report
     }
@@ -216,7 +216,7 @@ impl Bench {
         let repo = self.open();
         let plan = prune::plan(&repo, &[number]).unwrap();
         assert!(plan.missing.is_empty());
-        prune::execute(repo, plan, &session()).unwrap();
+        prune::execute(repo, plan, WriterOptions::default(), &session()).unwrap();
     }
 }
 

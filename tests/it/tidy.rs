@@ -221,6 +221,13 @@ const PLACES: [(&[&str], &[&str], &str); 7] = [
     ),
 ];
 
+/// Whether a line of code has this text, and not only as the end of a longer word.
+fn names(code: &str, text: &str) -> bool {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let begins = |at: usize| !text.starts_with(is_word) || !code[..at].ends_with(is_word);
+    code.match_indices(text).any(|(at, _)| begins(at))
+}
+
 #[test]
 fn only_some_places_touch_the_world() {
     let mut findings = Vec::new();
@@ -228,7 +235,7 @@ fn only_some_places_touch_the_world() {
         for line in source.code() {
             for (texts, places, rule) in PLACES {
                 let allowed = places.iter().any(|place| source.path.starts_with(place));
-                if let Some(found) = texts.iter().find(|text| line.code.contains(**text)).filter(|_| !allowed) {
+                if let Some(found) = texts.iter().find(|text| names(line.code, text)).filter(|_| !allowed) {
                     findings.push(format!("{}:{}: `{found}`: {rule}", source.path, line.number));
                 }
             }

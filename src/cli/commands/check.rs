@@ -14,8 +14,9 @@ use crate::cli::output::{count, print, print_json, size, with_bytes};
 
 pub(super) fn check(global: &Global) -> Result<ExitCode> {
     let progress = global.progress("checking");
-    let repo = global.open(&global.session("check", &progress))?;
-    let report = check::check(&repo, global.threads(), &progress);
+    let session = global.session("check", &progress);
+    let repo = global.open(&session)?;
+    let report = check::check(&repo, global.threads(), &session);
     progress.finish();
     let report = report?;
     if global.json {
@@ -28,9 +29,10 @@ pub(super) fn check(global: &Global) -> Result<ExitCode> {
 
 fn check_text(report: &CheckReport) -> String {
     let mut text = format!(
-        "checked {}, {}, {} in {:.1} s\n",
+        "checked {}, {}, {}, {} in {:.1} s\n",
         count(report.snapshots, "snapshot"),
         count(report.objects, "object"),
+        count(report.packs, "pack"),
         size(report.bytes),
         report.elapsed.as_secs_f64(),
     );
@@ -47,12 +49,13 @@ fn check_text(report: &CheckReport) -> String {
             _ => line(format!("damaged: {}", error.reason())),
         }
     }
+    for (pack, reason) in &report.damaged_packs {
+        line(format!("damaged: {pack}: {reason}"));
+    }
     for (id, damage) in &report.damaged {
-        let hex = id.to_hex();
-        let file = format!("objects/{}/{}", &hex[..2], &hex[2..]);
         line(match &damage.problem {
-            ObjectProblem::Missing => format!("missing: object {id} ({file})"),
-            ObjectProblem::Damaged(reason) => format!("damaged: object {id} ({file}): {reason}"),
+            ObjectProblem::Missing => format!("missing: object {id}"),
+            ObjectProblem::Damaged(reason) => format!("damaged: object {id}: {reason}"),
         });
         if damage.files.is_empty() {
             line("  no snapshot is known to need it".into());
@@ -92,6 +95,16 @@ fn check_text(report: &CheckReport) -> String {
     } else {
         let whole = if report.whole.is_empty() { "none".to_string() } else { number_ranges(&report.whole) };
         line(format!("snapshots that can be restored completely: {whole}"));
+        if !report.damaged_packs.is_empty() {
+            line(
+                "for packs: copy the files named above from another copy of this repository (their names are hashes, so any \
+                 copy serves)"
+                    .into(),
+            );
+        }
+        if let Some(error) = &report.not_recorded {
+            line(format!("what is damaged could not be recorded, so snapshots will not store it again: {error}"));
+        }
         if !report.damaged.is_empty() {
             line(
                 "for objects: copy the files named above from another copy of this repository (their names are hashes, so \
@@ -125,6 +138,11 @@ fn check_json(report: &CheckReport) -> serde_json::Value {
             json!({"object": id.to_string(), "problem": damage.problem.to_string(), "files": files})
         })
         .collect();
+    let damaged_packs: Vec<_> = report
+        .damaged_packs
+        .iter()
+        .map(|(pack, reason)| json!({"pack": pack.to_string(), "problem": reason}))
+        .collect();
     let unreadable: Vec<_> = report
         .unreadable
         .iter()
@@ -136,7 +154,9 @@ fn check_json(report: &CheckReport) -> serde_json::Value {
         "snapshots": report.snapshots,
         "objects": report.objects,
         "bytes": report.bytes,
+        "packs": report.packs,
         "damaged": damaged,
+        "damaged_packs": damaged_packs,
         "unlistable": report.unlistable.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "unreadable": unreadable,
         "whole": report.whole,

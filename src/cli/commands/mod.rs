@@ -3,6 +3,7 @@
 mod check;
 mod init;
 mod list;
+mod pack;
 mod prune;
 mod restore;
 mod snapshot;
@@ -30,6 +31,7 @@ pub(super) fn run(cli: Cli) -> Result<ExitCode> {
         Command::List => list::list(&global),
         Command::Restore(args) => restore::restore(&global, &args),
         Command::Prune(args) => prune::prune(&global, &args),
+        Command::Pack => pack::pack(&global),
         Command::Check => check::check(&global),
     }
 }

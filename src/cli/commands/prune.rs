@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use backuptool::Result;
 use backuptool::error::number_ranges;
 use backuptool::ops::prune::{self, PrunePlan};
+use backuptool::repo::WriterOptions;
 use serde_json::json;
 
 use crate::cli::args::{Global, Prune};
@@ -32,17 +33,31 @@ pub(super) fn prune(global: &Global, args: &Prune) -> Result<ExitCode> {
             "dry_run": true,
             "snapshots": plan.remove,
             "keep": plan.keep,
-            "objects": plan.dead.len(),
+            "objects": plan.objects(),
             "bytes": plan.bytes(),
+            "packs_removed": plan.dead_packs.len(),
+            "packs_rewritten": plan.rewrite.len(),
             "missing": missing,
         });
         global.report(|| plan_text(&plan), &json)?;
         return Ok(exit::DONE);
     }
-    let report = prune::execute(repo, plan, &session)?;
+    let report = prune::execute(repo, plan, WriterOptions::default(), &session)?;
+    for pack in &report.rotten {
+        note(&format!("backuptool: {pack} is damaged and was not rewritten; see `backuptool check`"));
+    }
+    if let Some(error) = &report.not_rewritten {
+        note(&format!("backuptool: packs that are needed in part were not rewritten: {error}"));
+    }
     let text = || {
+        let packs = match (report.packs_removed, report.packs_rewritten) {
+            (0, 0) => String::new(),
+            (removed, rewritten) => {
+                format!("removed {} and rewrote {rewritten}\n", count(removed, "pack"))
+            }
+        };
         format!(
-            "{}\nfreed {} in {}\ntook {:.1} s\n",
+            "{}\nfreed {} in {}\n{packs}took {:.1} s\n",
             snapshots_text("removed", &report.removed),
             size(report.bytes),
             count(report.objects, "object"),
@@ -55,6 +70,9 @@ pub(super) fn prune(global: &Global, args: &Prune) -> Result<ExitCode> {
         "snapshots": report.removed,
         "objects": report.objects,
         "bytes": report.bytes,
+        "packs_removed": report.packs_removed,
+        "packs_rewritten": report.packs_rewritten,
+        "packs_rotten": report.rotten.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "missing": missing,
         "seconds": report.elapsed.as_secs_f64(),
     });
@@ -63,12 +81,16 @@ pub(super) fn prune(global: &Global, args: &Prune) -> Result<ExitCode> {
 }
 
 fn plan_text(plan: &PrunePlan) -> String {
+    let packs = match (plan.dead_packs.len(), plan.rewrite.len()) {
+        (0, 0) => String::new(),
+        (removed, rewritten) => format!("would remove {} and rewrite {rewritten}\n", count(removed as u64, "pack")),
+    };
     format!(
-        "{}\nwould keep: {}\nwould free {} in {}\n",
+        "{}\nwould keep: {}\nwould free {} in {}\n{packs}",
         snapshots_text("would remove", &plan.remove),
         if plan.keep.is_empty() { "nothing".to_string() } else { number_ranges(&plan.keep) },
         size(plan.bytes()),
-        count(plan.dead.len() as u64, "object"),
+        count(plan.objects(), "object"),
     )
 }
 

@@ -5,10 +5,11 @@ use std::process::ExitCode;
 
 use backuptool::object::display_path;
 use backuptool::ops::init::{self, InitOptions};
-use backuptool::ops::snapshot::{self, SnapshotOptions, SnapshotReport};
+use backuptool::ops::snapshot::{self, SnapshotOptions, SnapshotReport, WriterOptions};
 use backuptool::{Error, Result, object};
 use serde_json::json;
 
+use super::pack::pack_if_due;
 use crate::cli::args::{Global, Snapshot};
 use crate::cli::output::{count, note, size};
 use crate::cli::{environment, exit};
@@ -40,13 +41,14 @@ pub(super) fn snapshot(global: &Global, args: &Snapshot) -> Result<ExitCode> {
         clock: environment::now,
         utc_offset: environment::time_zone().to_offset(session.start).seconds(),
         allow_empty: args.allow_empty,
-        sync: args.fsync.into(),
+        writing: WriterOptions { sync: args.fsync.into(), loose_limit: args.loose_limit, ..WriterOptions::default() },
         threads: global.threads(),
     };
     let report = snapshot::snapshot(&repo, &options, &session);
     progress.finish();
     let report = report?;
     global.report(|| snapshot_text(&report), &snapshot_json(&report))?;
+    pack_if_due(repo, &session);
     let wholly = report.snapshot.incomplete.count == 0 && !(args.strict && report.snapshot.changed.count > 0);
     Ok(exit::done(wholly))
 }

@@ -11,7 +11,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::Stored;
+use super::read::Stored;
 use crate::error::{Error, ObjectProblem, Result};
 use crate::object::{Chunk, Content, EntryKind, ListId, ObjectId, Snapshot, Tree, TreeId};
 use crate::repo::Repository;

@@ -10,19 +10,20 @@
 
 mod graph;
 mod locate;
+mod read;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::num::NonZero;
 use std::time::{Duration, Instant};
 
-use rayon::prelude::*;
-
 use self::graph::Graph;
+use self::read::Stored;
 use super::parallel;
 use crate::error::{Error, ObjectProblem, Result};
 use crate::object::{ObjectId, Snapshot};
 use crate::progress::Progress;
-use crate::repo::Repository;
+use crate::repo::{Session, SharedRepository};
+use crate::store::pack::PackName;
 use crate::store::{layout, loose, staging};
 
 /// What `check` found.
@@ -38,6 +39,12 @@ pub struct CheckReport {
     pub damaged: BTreeMap<ObjectId, Damage>,
     /// Whether more paths are concerned than are named.
     pub more_files: bool,
+    /// The packs that are stored.
+    pub packs: u64,
+    /// Packs that are not as they must be, and why. Objects in them that cannot be had otherwise are among the damaged.
+    pub damaged_packs: Vec<(PackName, String)>,
+    /// Why the damage could not be recorded in the repository, so that a snapshot would store again what is damaged.
+    pub not_recorded: Option<Error>,
     /// Directories of objects that cannot be listed; what is in them is missing.
     pub unlistable: Vec<Error>,
     /// Snapshots whose ref cannot be read or is wrong, and why.
@@ -53,7 +60,10 @@ pub struct CheckReport {
 impl CheckReport {
     /// Whether anything is damaged.
     pub fn is_clean(&self) -> bool {
-        self.damaged.is_empty() && self.unreadable.is_empty() && self.unlistable.is_empty()
+        self.damaged.is_empty()
+            && self.damaged_packs.is_empty()
+            && self.unreadable.is_empty()
+            && self.unlistable.is_empty()
     }
 }
 
@@ -83,23 +93,18 @@ pub struct Leftovers {
     pub strangers: Vec<String>,
 }
 
-/// What is known of a stored object.
-enum Stored {
-    /// It is whole and has so many bytes.
-    Whole(u64),
-    Damaged(String),
-}
-
 /// Checks everything, reading everything.
-pub fn check(repo: &Repository, threads: NonZero<usize>, progress: &dyn Progress) -> Result<CheckReport> {
+pub fn check(repo: &SharedRepository, threads: NonZero<usize>, session: &Session<'_>) -> Result<CheckReport> {
     let begun = Instant::now();
+    let progress: &dyn Progress = session.progress;
     let threads = parallel::pool(threads)?;
     let refs = repo.refs()?;
     let listing = repo.snapshots()?;
     let loose = loose::list(repo.backend())?;
-    let stored = threads.install(|| read_all(repo, &loose.objects, progress));
+    let contents = threads.install(|| read::read_all(repo, &loose.objects, progress))?;
+    let stored = &contents.objects;
 
-    let mut graph = Graph::new(repo, &stored);
+    let mut graph = Graph::new(repo, stored);
     for snapshot in &listing.snapshots {
         graph.walk(snapshot);
     }
@@ -109,16 +114,17 @@ pub fn check(repo: &Repository, threads: NonZero<usize>, progress: &dyn Progress
     let unneeded = if all_known { stored.keys().filter(|id| !graph.needs(id)).count() as u64 } else { 0 };
     let mut report = CheckReport {
         snapshots: listing.snapshots.len() as u64,
-        objects: loose.objects.len() as u64,
+        objects: stored.len() as u64,
+        packs: contents.packs,
         bytes: stored.values().map(|stored| if let Stored::Whole(length) = stored { *length } else { 0 }).sum(),
         unlistable: loose.unreadable,
         unreadable: listing.unreadable,
         leftovers: Leftovers {
             unneeded,
             staging: staging::abandoned(repo.backend())?,
-            lost_snapshots: refs.snapshots.is_empty() && refs.pruned.is_empty() && !loose.objects.is_empty(),
+            lost_snapshots: refs.snapshots.is_empty() && refs.pruned.is_empty() && !stored.is_empty(),
             half_removed: refs.half_removed,
-            strangers: strangers(refs.strangers, loose.strangers),
+            strangers: strangers(refs.strangers, loose.strangers, repo.packs()?.strangers()),
         },
         ..CheckReport::default()
     };
@@ -131,30 +137,15 @@ pub fn check(repo: &Repository, threads: NonZero<usize>, progress: &dyn Progress
         report.unreadable.push((number, Error::Damaged { path, reason: reason.to_string(), next }));
     }
     name_files(&graph, &listing.snapshots, &mut report);
+    report.damaged_packs = contents.damaged_packs;
+    report.not_recorded = repo.record_damaged(session, &contents.damaged_in_packs).err();
     report.elapsed = begun.elapsed();
     Ok(report)
 }
 
-fn read_all(repo: &Repository, ids: &[ObjectId], progress: &dyn Progress) -> HashMap<ObjectId, Stored> {
-    let read = |id: &ObjectId| {
-        let stored = match repo.read_object(*id) {
-            Ok(content) => Stored::Whole(content.len() as u64),
-            Err(Error::Object { problem: ObjectProblem::Damaged(reason), .. }) => Stored::Damaged(reason),
-            Err(Error::Object { problem: ObjectProblem::Missing, .. }) => {
-                Stored::Damaged("its file vanished during the check".into())
-            }
-            // A file that cannot be read (a bad sector, a wrong owner) is damage as well; the others are still checked.
-            Err(error) => Stored::Damaged(error.to_string()),
-        };
-        progress.advance(1, if let Stored::Whole(length) = &stored { *length } else { 0 });
-        (*id, stored)
-    };
-    ids.par_iter().map(read).collect()
-}
-
-fn strangers(in_snapshots: Vec<String>, in_objects: Vec<String>) -> Vec<String> {
+fn strangers(in_snapshots: Vec<String>, in_objects: Vec<String>, in_packs: Vec<String>) -> Vec<String> {
     let in_snapshots = in_snapshots.into_iter().map(|name| format!("{}/{name}", layout::SNAPSHOTS));
-    in_snapshots.chain(in_objects).collect()
+    in_snapshots.chain(in_objects).chain(in_packs).collect()
 }
 
 fn name_files(graph: &Graph<'_>, snapshots: &[Snapshot], report: &mut CheckReport) {

@@ -15,10 +15,10 @@ use rayon::Scope;
 use super::read::{Outcome, store_file};
 use super::walk::{Event, FileToRead, Walk};
 use crate::error::{Error, Result};
-use crate::object::{Chunker, Counts, Entry, EntryKind, Name, ObjectId, TreeBuilder, TreeId};
+use crate::object::{Chunker, Counts, Entry, EntryKind, HashAlgorithm, Name, TreeBuilder, TreeId};
 use crate::ops::parallel::Handles;
 use crate::progress::Progress;
-use crate::repo::ObjectWriter;
+use crate::repo::{Appender, ObjectWriter};
 
 /// A group ends when it has so many files,
 const GROUP_FILES: usize = 64;
@@ -127,11 +127,12 @@ struct SentGroup {
 impl Workers<'_> {
     fn store(&self, files: &[FileToRead]) -> Outcomes {
         let mut outcomes = Vec::with_capacity(files.len());
+        let mut blobs = self.writer.blobs();
         for file in files {
             if self.stop.load(Ordering::Relaxed) {
                 break;
             }
-            let outcome = store_file(self.writer, self.chunker, file)?;
+            let outcome = store_file(&mut blobs, self.chunker, file)?;
             if let Outcome::Stored { size, .. } = &outcome {
                 self.progress.advance(1, *size);
             }
@@ -159,7 +160,6 @@ fn run<'s>(
                 && let Some(oldest) = sent.pop_front()
             {
                 trees.replay(oldest)?;
-                workers.writer.publish_if_much()?;
             }
         }
     }
@@ -171,8 +171,9 @@ fn run<'s>(
 }
 
 /// The trees of the directories that are open, the innermost last.
-struct Trees<'a> {
-    writer: &'a ObjectWriter<'a>,
+struct Trees<'a, 'r> {
+    hash: HashAlgorithm,
+    objects: Appender<'a, 'r>,
     notes: &'a mut dyn Notes,
     top: TreeBuilder,
     open: Vec<(Name, TreeBuilder)>,
@@ -180,10 +181,11 @@ struct Trees<'a> {
     special: u64,
 }
 
-impl<'a> Trees<'a> {
-    fn new(writer: &'a ObjectWriter<'a>, notes: &'a mut dyn Notes) -> Self {
-        let top = TreeBuilder::new(writer.repo().hash());
-        Self { writer, notes, top, open: Vec::new(), counts: Counts::default(), special: 0 }
+impl<'a, 'r> Trees<'a, 'r> {
+    fn new(writer: &'a ObjectWriter<'r>, notes: &'a mut dyn Notes) -> Self {
+        let (hash, objects) = (writer.repo().hash(), writer.trees());
+        let top = TreeBuilder::new(hash);
+        Self { hash, objects, notes, top, open: Vec::new(), counts: Counts::default(), special: 0 }
     }
 
     fn replay(&mut self, group: SentGroup) -> Result<()> {
@@ -194,7 +196,7 @@ impl<'a> Trees<'a> {
         let mut outcomes = outcomes.into_iter();
         for event in group.events {
             match event {
-                Event::Enter(name) => self.open.push((name, TreeBuilder::new(self.writer.repo().hash()))),
+                Event::Enter(name) => self.open.push((name, TreeBuilder::new(self.hash))),
                 Event::Leave => self.leave()?,
                 Event::File(file) => {
                     let outcome = outcomes.next().ok_or_else(lost_worker)?;
@@ -231,24 +233,20 @@ impl<'a> Trees<'a> {
 
     fn add(&mut self, entry: Entry) -> Result<()> {
         let builder = self.open.last_mut().map_or(&mut self.top, |(_, builder)| builder);
-        builder.push(entry, &mut store(self.writer))
+        builder.push(entry, &mut |piece| self.objects.store_tree(piece))
     }
 
     fn leave(&mut self) -> Result<()> {
         let Some((name, builder)) = self.open.pop() else { return Ok(()) };
-        let (tree, size) = builder.finish(&mut store(self.writer))?;
+        let (tree, size) = builder.finish(&mut |piece| self.objects.store_tree(piece))?;
         self.counts.dirs += 1;
         self.add(Entry { name, kind: EntryKind::Dir { size, tree } })
     }
 
-    fn finish(self) -> Result<Assembled> {
-        let (tree, _size) = self.top.finish(&mut store(self.writer))?;
+    fn finish(mut self) -> Result<Assembled> {
+        let (tree, _size) = self.top.finish(&mut |piece| self.objects.store_tree(piece))?;
         Ok(Assembled { tree, counts: self.counts, special: self.special })
     }
-}
-
-fn store(writer: &ObjectWriter<'_>) -> impl FnMut(&[u8]) -> Result<ObjectId> {
-    |piece| writer.store_tree(piece)
 }
 
 /// A worker thread ended without a result. Its panic, which is the reason, ends the scope as well.

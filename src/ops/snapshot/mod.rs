@@ -24,6 +24,7 @@ use crate::object::{
     Added, BlobId, Chunker, Content, Counts, ListBuilder, PathNote, PathNotes, Snapshot, display_path,
 };
 use crate::progress::{Progress, Warning, WarningReason};
+pub use crate::repo::WriterOptions;
 use crate::repo::{ObjectWriter, Repository, Session, SharedRepository};
 pub use crate::store::batch::SyncMethod;
 
@@ -40,8 +41,8 @@ pub struct SnapshotOptions<'a> {
     pub utc_offset: i32,
     /// Whether an empty source is taken although its last snapshot was not empty.
     pub allow_empty: bool,
-    /// How written data is made durable.
-    pub sync: SyncMethod,
+    /// How objects are written.
+    pub writing: WriterOptions,
     /// How many threads read and compress.
     pub threads: NonZero<usize>,
 }
@@ -77,12 +78,12 @@ pub fn snapshot(
     let handles = parallel::Handles::for_threads(options.threads);
     let walk = Walk::begin(options.source, repository, handles.depth)?;
     let threads = parallel::pool(options.threads)?;
-    let writer = repo.writer(session, options.sync)?;
+    let writer = repo.writer(session, options.writing)?;
     let mut notes = PathCollector::new(options.source, session.progress);
     let Assembled { tree, counts, special } =
         assemble::assemble(walk, &writer, &threads, handles, &mut notes, session.progress)?;
     let (incomplete, changed) = (notes.incomplete.finish(&writer)?, notes.changed.finish(&writer)?);
-    let mut snapshot = Snapshot {
+    let snapshot = Snapshot {
         number: 0,
         start,
         end: (options.clock)(),
@@ -99,7 +100,6 @@ pub fn snapshot(
         changed,
     };
     refuse_nothing(repo, &snapshot, options)?;
-    snapshot.added = writer.added();
     let replaced = writer.replaced();
     let snapshot = writer.commit(snapshot)?;
     Ok(SnapshotReport { snapshot, special, replaced, elapsed: begun.elapsed() })
@@ -216,14 +216,15 @@ impl NoteList {
 fn store_bytes(writer: &ObjectWriter<'_>, bytes: &[u8]) -> Result<Content> {
     let chunker = Chunker::new(writer.repo().config().chunks);
     if bytes.len() <= chunker.sizes().whole_file() {
-        return Ok(Content::Blob(BlobId(writer.store(bytes)?)));
+        return Ok(Content::Blob(BlobId(writer.blobs().store(bytes)?)));
     }
     let mut list = ListBuilder::new();
-    let mut store = |piece: &[u8]| writer.store(piece);
+    let (mut blobs, mut lists) = (writer.blobs(), writer.trees());
+    let mut store = |piece: &[u8]| lists.store(piece);
     let mut rest = bytes;
     while !rest.is_empty() {
         let (chunk, after) = rest.split_at(chunker.cut(rest));
-        list.push(BlobId(writer.store(chunk)?), chunk.len() as u64, &mut store)?;
+        list.push(BlobId(blobs.store(chunk)?), chunk.len() as u64, &mut store)?;
         rest = after;
     }
     let (list, depth, _length) = list.finish(&mut store)?;

@@ -8,14 +8,16 @@ use rayon::prelude::*;
 use super::walk::FileToRead;
 use crate::error::{Error, Result};
 use crate::fs::{SourceFile, SourceKind, Stat};
-use crate::object::{BlobId, Chunker, Content, ListBuilder};
-use crate::repo::ObjectWriter;
+use crate::object::{BlobId, Chunker, Content, ListBuilder, ObjectId};
+use crate::repo::{Appender, ObjectWriter};
 
 /// So often a file that changes is read.
 const ATTEMPTS: u32 = 3;
 /// A large file is read in parts of this many bytes (and one of the longest chunks); the chunks of a part are stored
 /// in parallel.
 const PART: usize = 4 << 20;
+/// One thread stores about so many bytes of neighbouring chunks: a frame of a pack.
+const RUN: usize = 1 << 20;
 
 /// The most bytes that are read of a file that claims to be empty.
 const PSEUDO_FILE: u64 = 256 << 20;
@@ -40,10 +42,10 @@ enum Failure {
 }
 
 /// Reads and stores a file. An error is one of the repository.
-pub(super) fn store_file(writer: &ObjectWriter<'_>, chunker: Chunker, file: &FileToRead) -> Result<Outcome> {
+pub(super) fn store_file(blobs: &mut Appender<'_, '_>, chunker: Chunker, file: &FileToRead) -> Result<Outcome> {
     let mut attempt = 1;
     loop {
-        match read_once(writer, chunker, file, attempt == 1) {
+        match read_once(blobs, chunker, file, attempt == 1) {
             Ok(reading) if reading.unchanged || attempt == ATTEMPTS => {
                 let Reading { size, content, unchanged } = reading;
                 return Ok(Outcome::Stored { size, content, changed: !unchanged });
@@ -62,10 +64,15 @@ struct Reading {
 }
 
 /// Reads the file once. The first time, what the walk saw counts as the look before.
-fn read_once(writer: &ObjectWriter<'_>, chunker: Chunker, file: &FileToRead, first: bool) -> Result<Reading, Failure> {
+fn read_once(
+    blobs: &mut Appender<'_, '_>,
+    chunker: Chunker,
+    file: &FileToRead,
+    first: bool,
+) -> Result<Reading, Failure> {
     let mut source = file.dir.open_file(&file.name).map_err(Failure::Source)?;
     let before = if first { file.stat } else { source.stat().map_err(Failure::Source)? };
-    let (size, content) = read_content(writer, chunker, &mut source, before)?;
+    let (size, content) = read_content(blobs, chunker, &mut source, before)?;
     let after = source.stat().map_err(Failure::Source)?;
     if after.kind != SourceKind::File {
         let error = std::io::Error::other("it is not a regular file any more");
@@ -80,7 +87,7 @@ fn read_once(writer: &ObjectWriter<'_>, chunker: Chunker, file: &FileToRead, fir
 }
 
 fn read_content(
-    writer: &ObjectWriter<'_>,
+    blobs: &mut Appender<'_, '_>,
     chunker: Chunker,
     source: &mut SourceFile,
     expected: Stat,
@@ -93,18 +100,19 @@ fn read_content(
         part.fill(source)?;
     }
     if part.filled <= whole {
-        let id = writer.store(part.bytes()).map_err(Failure::Repository)?;
+        let id = blobs.store(part.bytes()).map_err(Failure::Repository)?;
         return Ok((part.filled as u64, Content::Blob(BlobId(id))));
     }
     let mut list = ListBuilder::new();
-    let mut store = |piece: &[u8]| writer.store(piece).map_err(Failure::Repository);
+    let writer = blobs.writer();
+    let mut lists = writer.trees();
+    let mut store = |piece: &[u8]| lists.store(piece).map_err(Failure::Repository);
     loop {
         let (chunks, rest) = cut(chunker, part.bytes(), part.ended);
-        let ids = chunks.par_iter().map(|chunk| writer.store(chunk)).collect::<Result<Vec<_>>>();
-        for (id, chunk) in ids.map_err(Failure::Repository)?.into_iter().zip(&chunks) {
+        let ids = store_chunks(writer, &chunks).map_err(Failure::Repository)?;
+        for (id, chunk) in ids.into_iter().zip(&chunks) {
             list.push(BlobId(id), chunk.len() as u64, &mut store)?;
         }
-        writer.publish_if_much().map_err(Failure::Repository)?;
         if part.ended {
             break;
         }
@@ -114,6 +122,28 @@ fn read_content(
     }
     let (list, depth, size) = list.finish(&mut store)?;
     Ok((size, Content::Chunks { list, depth }))
+}
+
+/// Stores chunks on all threads, each a run of neighbours that fills a frame.
+fn store_chunks(writer: &ObjectWriter<'_>, chunks: &[&[u8]]) -> Result<Vec<ObjectId>> {
+    let mut runs = Vec::new();
+    let mut rest = chunks;
+    while !rest.is_empty() {
+        let mut bytes = 0;
+        let end = rest.iter().position(|chunk| {
+            bytes += chunk.len();
+            bytes >= RUN
+        });
+        let (run, after) = rest.split_at(end.map_or(rest.len(), |last| last + 1));
+        runs.push(run);
+        rest = after;
+    }
+    let store = |run: &[&[u8]]| {
+        let mut blobs = writer.blobs();
+        run.iter().map(|chunk| blobs.store(chunk)).collect::<Result<Vec<_>>>()
+    };
+    let ids = runs.into_par_iter().map(store).collect::<Result<Vec<_>>>()?;
+    Ok(ids.concat())
 }
 
 /// The part of a file that is in memory.

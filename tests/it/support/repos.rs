@@ -11,7 +11,7 @@ use backuptool::ops::address::{Address, Wanted};
 use backuptool::ops::check::{self, CheckReport};
 use backuptool::ops::prune::{self, PruneReport};
 use backuptool::ops::restore::{self, RestoreOptions, RestoreReport};
-use backuptool::ops::snapshot::{self, SnapshotOptions, SnapshotReport};
+use backuptool::ops::snapshot::{self, SnapshotOptions, SnapshotReport, WriterOptions};
 use backuptool::progress::Silent;
 use backuptool::repo::{self, ChunkAt, InitOptions, Repository, Session, SharedRepository};
 use backuptool::store::Backend;
@@ -46,8 +46,17 @@ pub(crate) fn open(backend: impl Backend + 'static) -> Result<SharedRepository> 
 }
 
 pub(crate) fn take(backend: impl Backend + 'static, source: &Path, sync: SyncMethod) -> Result<SnapshotReport> {
+    take_with(backend, source, WriterOptions { sync, ..WriterOptions::default() })
+}
+
+/// Takes a snapshot with options for how objects are written.
+pub(crate) fn take_with(
+    backend: impl Backend + 'static,
+    source: &Path,
+    writing: WriterOptions,
+) -> Result<SnapshotReport> {
     let options =
-        SnapshotOptions { source, user: b"user", clock, utc_offset: 0, allow_empty: false, sync, threads: ONE };
+        SnapshotOptions { source, user: b"user", clock, utc_offset: 0, allow_empty: false, writing, threads: ONE };
     snapshot::snapshot(&open(backend)?, &options, &session())
 }
 
@@ -69,10 +78,13 @@ fn read_dir(repo: &Repository, tree: TreeId) -> Result<Model> {
         let node = match kind {
             EntryKind::Dir { tree, .. } => Node::Dir(read_dir(repo, tree)?),
             EntryKind::Symlink { target } => Node::Link(target),
-            EntryKind::File { size, content: Content::Blob(blob) } => Node::File(repo.read_blob(blob, size)?),
+            EntryKind::File { size, content: Content::Blob(blob) } => Node::File(repo.read_blob(blob, size)?.to_vec()),
             EntryKind::File { size, content: Content::Chunks { list, depth } } => {
                 let chunks = repo.chunks(list, depth, size);
-                let read = |chunk: Result<ChunkAt>| chunk.and_then(|chunk| repo.read_blob(chunk.blob, chunk.length));
+                let read = |chunk: Result<ChunkAt>| -> Result<Vec<u8>> {
+                    let chunk = chunk?;
+                    Ok(repo.read_blob(chunk.blob, chunk.length)?.to_vec())
+                };
                 Node::File(chunks.map(read).collect::<Result<Vec<_>>>()?.concat())
             }
         };
@@ -93,11 +105,11 @@ pub(crate) fn restored(backend: impl Backend + 'static, number: u64) -> Result<M
 pub(crate) fn prune(backend: impl Backend + 'static, numbers: &[u64]) -> Result<PruneReport> {
     let repo = open(backend)?;
     let plan = prune::plan(&repo, numbers)?;
-    prune::execute(repo, plan, &session())
+    prune::execute(repo, plan, WriterOptions::default(), &session())
 }
 
 pub(crate) fn check(backend: impl Backend + 'static) -> Result<CheckReport> {
-    check::check(&*open(backend)?, ONE, &Silent)
+    check::check(&open(backend)?, ONE, &session())
 }
 
 /// A document of the repository with the checksum that it should have. `text` may have another one, or none.

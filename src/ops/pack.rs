@@ -1,0 +1,257 @@
+//! `pack`: folds loose objects and small packs into large packs, so that the number of files stays small however many
+//! snapshots there are.
+//!
+//! # Which packs
+//!
+//! Geometrically, as `git repack --geometric` does: of the packs of one kind, ordered by size, one is folded together with
+//! all smaller ones if it is less than twice as large as they are together (or small in any case: [`SMALL`]). So what is
+//! left at least doubles from pack to pack, an object is copied a number of times that grows with the logarithm of the
+//! repository, and packs of half the usual size are never touched again.
+//!
+//! # The order, and why nothing is lost
+//!
+//! 1. Under the shared lock, everything is verified and copied to new packs, which become durable and visible. Now there
+//!    are two copies of each object, which does no harm.
+//! 2. If the exclusive lock is to be had at once, what was copied is removed, but nothing of which no good copy stays
+//!    ([`ExclusiveRepository::remove_copies`]). If it is not, or after a crash, the next `pack` or `prune` removes it: both
+//!    recognize copies.
+//!
+//! A loose object that is damaged and a pack whose bytes do not give its name stay as they are.
+//!
+//! [`ExclusiveRepository::remove_copies`]: crate::repo::ExclusiveRepository::remove_copies
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Result};
+use crate::object::{ObjectId, Tree, decode_list};
+use crate::repo::{Copied, Copy, Keepers, Removal, Repository, Session, SharedRepository, WriterOptions};
+use crate::store::pack::{PackKind, PackName};
+use crate::store::packs::Location;
+use crate::store::{layout, loose};
+
+/// Packs of fewer bytes are folded whenever there is another one.
+pub const SMALL: u64 = 4 << 20;
+/// So many loose objects are many: a snapshot that finds more runs `pack` when it is done. Measured in `docs/design.md`.
+pub const MANY_LOOSE: usize = 4096;
+/// So many packs that could be folded are many.
+pub const MANY_SMALL_PACKS: usize = 32;
+
+/// What is to be folded.
+#[derive(Debug)]
+pub struct PackPlan {
+    /// The loose objects, each with the bytes that its file has.
+    pub loose: Vec<(ObjectId, u64)>,
+    /// The packs that are folded.
+    pub fold: Vec<PackToFold>,
+    /// Packs of which every object stands in another one as well: they need not be copied.
+    pub superseded: Vec<PackName>,
+    keepers: Keepers,
+}
+
+/// A pack that is to be folded.
+#[derive(Debug)]
+pub struct PackToFold {
+    /// Its name.
+    pub name: PackName,
+    /// Its length in bytes.
+    pub bytes: u64,
+    slot: u32,
+}
+
+impl PackPlan {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.loose.is_empty() && self.fold.is_empty() && self.superseded.is_empty()
+    }
+}
+
+/// What was folded.
+#[derive(Debug, Default)]
+pub struct PackReport {
+    /// Loose objects that are in packs now.
+    pub loose: u64,
+    /// Packs that were folded.
+    pub folded: u64,
+    /// The new packs.
+    pub new: u64,
+    /// Loose objects that are damaged, and packs whose bytes do not give their name: they stay.
+    pub damaged: Vec<String>,
+    /// Whether the files that were copied are still there, because others were at work in the repository.
+    pub old_files_remain: bool,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+/// Whether so much could be folded that it should be.
+pub fn is_due(repo: &Repository, options: WriterOptions) -> Result<bool> {
+    if loose::list(repo.backend())?.objects.len() > MANY_LOOSE {
+        return Ok(true);
+    }
+    let packs = repo.packs()?.list();
+    // As many packs can be large ones: only then are their lengths asked for.
+    if packs.len() <= MANY_SMALL_PACKS {
+        return Ok(false);
+    }
+    let lengths = packs.iter().map(|(name, _)| repo.backend().length(&name.path()));
+    let lengths = lengths.collect::<Result<Vec<_>>>()?;
+    Ok(lengths.iter().filter(|length| **length < options.pack_size / 2).count() > MANY_SMALL_PACKS)
+}
+
+/// Plans what to fold. Changes nothing.
+pub fn plan(repo: &Repository, options: WriterOptions) -> Result<PackPlan> {
+    let stored = loose::list(repo.backend())?.complete()?.objects;
+    let keepers = repo.choose_keepers(&stored, |_| true)?;
+    let length = |path: &str| repo.backend().length(path);
+    let loose = stored.into_iter().map(|id| Ok((id, length(&layout::object_path(id))?))).collect::<Result<Vec<_>>>()?;
+    let loose_bytes = loose.iter().map(|(_, bytes)| bytes).sum();
+    let mut packs = Vec::new();
+    let mut superseded = Vec::new();
+    for (slot, (name, _)) in (0..).zip(repo.packs()?.list()) {
+        if is_superseded(repo, &keepers, slot)? {
+            superseded.push(name);
+        } else {
+            packs.push(PackToFold { name, bytes: length(&name.path())?, slot });
+        }
+    }
+    let mut fold = Vec::new();
+    for kind in PackKind::ALL {
+        let (mut of_kind, rest) = packs.into_iter().partition::<Vec<_>, _>(|pack| pack.name.kind == kind);
+        packs = rest;
+        of_kind.retain(|pack| pack.bytes < options.pack_size / 2);
+        of_kind.sort_unstable_by_key(|pack| (pack.bytes, pack.name));
+        let count = geometric(&of_kind.iter().map(|pack| pack.bytes).collect::<Vec<_>>(), loose_bytes);
+        of_kind.truncate(count);
+        fold.append(&mut of_kind);
+    }
+    Ok(PackPlan { loose, fold, superseded, keepers })
+}
+
+/// How many of the packs of these sizes, ascending, are folded together with `loose` bytes of loose objects.
+fn geometric(sizes: &[u64], loose: u64) -> usize {
+    let mut count = 0;
+    let mut smaller = loose;
+    for (number, size) in sizes.iter().enumerate() {
+        if *size < smaller.saturating_mul(2).max(SMALL) {
+            count = number + 1;
+        }
+        smaller = smaller.saturating_add(*size);
+    }
+    // One alone has nothing to be folded with.
+    if count == 1 && loose == 0 { 0 } else { count }
+}
+
+/// Whether every object of a pack has a copy that was chosen to stay elsewhere.
+fn is_superseded(repo: &Repository, keepers: &Keepers, slot: u32) -> Result<bool> {
+    if keepers.is_empty() {
+        return Ok(false);
+    }
+    match repo.packs()?.file(slot).and_then(|pack| pack.index()) {
+        Ok(index) => {
+            let mut members = (0..).zip(&index.members);
+            Ok(members
+                .all(|(position, member)| keepers.has_better(&member.id, Copy::Packed(Location { slot, position }))))
+        }
+        Err(Error::Damaged { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Executes a plan that was made on the same repository.
+pub fn execute(
+    repo: SharedRepository,
+    plan: &PackPlan,
+    options: WriterOptions,
+    session: &Session<'_>,
+) -> Result<PackReport> {
+    let begun = Instant::now();
+    let mut report = PackReport::default();
+    let mut removal = Removal { packs: plan.superseded.clone(), ..Removal::default() };
+    if !plan.is_empty() {
+        let mut repacker = repo.repacker(session, options)?;
+        for (id, _) in &plan.loose {
+            if !plan.keepers.has_better(id, Copy::Loose) {
+                match loose::read(repo.backend(), repo.rules(), *id) {
+                    Ok(content) => repacker.add(kind_of(&content), *id, &content)?,
+                    Err(Error::Object { .. }) => {
+                        report.damaged.push(layout::object_path(*id));
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            session.progress.advance(1, 0);
+            removal.loose.push(*id);
+        }
+        for pack in &plan.fold {
+            let slot = pack.slot;
+            let is_wanted =
+                |position, id: &ObjectId| !plan.keepers.has_better(id, Copy::Packed(Location { slot, position }));
+            match repacker.copy(slot, is_wanted)? {
+                Copied::Wholly => removal.packs.push(pack.name),
+                Copied::Rotten => report.damaged.push(pack.name.path()),
+            }
+        }
+        removal.trusted = repacker.finish()?.into_iter().collect();
+    }
+    // The same objects in the same order give the same pack.
+    removal.packs.retain(|pack| !removal.trusted.contains(pack));
+    report.loose = removal.loose.len() as u64;
+    report.folded = removal.packs.len() as u64;
+    report.new = removal.trusted.len() as u64;
+    report.old_files_remain = !remove_old(repo, &removal, session)?;
+    report.elapsed = begun.elapsed();
+    Ok(report)
+}
+
+/// Removes what was copied, if nobody else is at work. Returns whether all of it is gone.
+fn remove_old(repo: SharedRepository, removal: &Removal, session: &Session<'_>) -> Result<bool> {
+    if removal.packs.is_empty() && removal.loose.is_empty() {
+        return Ok(true);
+    }
+    let at_once = Session { lock_wait: Duration::ZERO, ..session.clone() };
+    let mut repo = match repo.into_exclusive(&at_once) {
+        Ok(repo) => repo,
+        Err(Error::Locked { .. }) => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    let announced = repo.announce(session);
+    let (removed, result) = repo.remove_copies(removal, |_| true);
+    drop(announced);
+    result?;
+    repo.rebuild_index(session)?;
+    let gone: HashSet<PackName> = removed.packs.into_iter().collect();
+    Ok(removed.loose.len() == removal.loose.len() && removal.packs.iter().all(|pack| gone.contains(pack)))
+}
+
+/// The kind of pack that an object belongs in, by its content: what it is, is known only from what refers to it, and a file
+/// that happens to hold a tree does no harm among the trees.
+fn kind_of(content: &[u8]) -> PackKind {
+    if Tree::decode(content).is_ok() || decode_list(content).is_ok() { PackKind::Trees } else { PackKind::Blobs }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn what_is_left_doubles_from_pack_to_pack() {
+        for (sizes, loose, expected) in [
+            (&[][..], 0, 0),
+            (&[1], 0, 0),
+            (&[1], 1, 1),
+            (&[1, 1], 0, 2),
+            (&[10 * MIB], 4 * MIB, 0),
+            (&[10 * MIB], 6 * MIB, 1),
+            (&[10 * MIB, 20 * MIB, 60 * MIB], 0, 0),
+            (&[10 * MIB, 19 * MIB, 60 * MIB], 0, 2),
+            (&[10 * MIB, 20 * MIB, 40 * MIB], 0, 3),
+            (&[10 * MIB, 20 * MIB, 59 * MIB], 0, 3),
+            (&[MIB, MIB, 100 * MIB], 0, 2),
+        ] {
+            assert_eq!(geometric(sizes, loose), expected, "{sizes:?} and {loose}");
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Objects of which there are several copies: in two packs, or in a pack and loose.
+//!
+//! They do no harm, and come about where a run that packed was interrupted before it removed what it had packed, or where
+//! two runs stored the same at the same time. Before one of them goes, another one is read and hashed: of a good copy and
+//! a rotten one, the good one stays, whichever pack it is in.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use super::Repository;
+use crate::error::{Error, Result};
+use crate::object::ObjectId;
+use crate::store::loose;
+use crate::store::packs::Location;
+
+/// Where one copy of an object is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Copy {
+    /// In the pack in this slot.
+    Packed(Location),
+    /// Loose.
+    Loose,
+}
+
+/// For objects of which there are several copies, the one that stays.
+#[derive(Debug, Default)]
+pub struct Keepers(HashMap<ObjectId, Copy>);
+
+impl Keepers {
+    /// Whether no object has several copies.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether this copy of an object can go because another one stays.
+    pub fn has_better(&self, id: &ObjectId, copy: Copy) -> bool {
+        self.0.get(id).is_some_and(|keeper| *keeper != copy)
+    }
+}
+
+impl Repository {
+    /// Chooses, for each needed object of which there are several copies, one that was read and found whole: in the pack
+    /// with the most objects where there is a choice, so that small packs become superfluous. Where no copy is whole,
+    /// none is chosen, and all stay. `loose` are the loose objects, ascending.
+    pub fn choose_keepers(&self, loose: &[ObjectId], is_needed: impl Fn(&ObjectId) -> bool) -> Result<Keepers> {
+        let packs = self.packs()?;
+        let mut copies: BTreeMap<ObjectId, HashSet<Copy>> = BTreeMap::new();
+        for location in packs.shared_prefixes()? {
+            if let Some(id) = self.name_at(location)?
+                && is_needed(&id)
+            {
+                copies.entry(id).or_default().insert(Copy::Packed(location));
+            }
+        }
+        for id in loose.iter().filter(|id| is_needed(id)) {
+            let mut packed = self.packed_copies(*id)?.into_iter().map(Copy::Packed).peekable();
+            if packed.peek().is_some() {
+                let copies = copies.entry(*id).or_default();
+                copies.extend(packed);
+                copies.insert(Copy::Loose);
+            }
+        }
+        let sizes: Vec<u32> = packs.list().into_iter().map(|(_, objects)| objects).collect();
+        let mut keepers = HashMap::new();
+        for (id, copies) in copies.into_iter().filter(|(_, copies)| copies.len() > 1) {
+            let mut copies: Vec<Copy> = copies.into_iter().collect();
+            copies.sort_unstable_by_key(|copy| match copy {
+                Copy::Packed(location) => (u32::MAX - sizes[location.slot as usize], *copy),
+                Copy::Loose => (u32::MAX, *copy),
+            });
+            for copy in copies {
+                if self.is_whole(id, copy)? {
+                    keepers.insert(id, copy);
+                    break;
+                }
+            }
+        }
+        Ok(Keepers(keepers))
+    }
+
+    /// The places in packs where the object stands, as their indexes say.
+    pub fn packed_copies(&self, id: ObjectId) -> Result<Vec<Location>> {
+        let mut copies = Vec::new();
+        for location in self.packs()?.find(id)? {
+            if self.name_at(location)? == Some(id) {
+                copies.push(location);
+            }
+        }
+        Ok(copies)
+    }
+
+    /// The name of the object at a place in a pack, as far as the pack can be read.
+    fn name_at(&self, location: Location) -> Result<Option<ObjectId>> {
+        let member = self.packs()?.file(location.slot).and_then(|pack| pack.member(location.position));
+        match member {
+            Ok(member) => Ok(member.map(|member| member.id)),
+            Err(error) if is_unreadable(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether a copy, read and hashed now, is what its name says.
+    pub fn is_whole(&self, id: ObjectId, copy: Copy) -> Result<bool> {
+        let read = match copy {
+            Copy::Packed(location) => self.read_packed(location, id).map(|found| found.is_some()),
+            Copy::Loose => loose::read(self.backend(), self.rules(), id).map(|_| true),
+        };
+        match read {
+            Err(error) if is_unreadable(&error) => Ok(false),
+            other => other,
+        }
+    }
+}
+
+/// Whether an error is one of the thing that was read, and not of everything.
+pub(super) fn is_unreadable(error: &Error) -> bool {
+    matches!(error, Error::Object { .. } | Error::Damaged { .. }) || error.is_not_found() || error.is_broken_medium()
+}

@@ -1,0 +1,118 @@
+//! Reading objects, loose or packed.
+//!
+//! An object may be in several places: in two packs, or in a pack and loose. Each copy is tried until one has the content
+//! that the name says; what is wrong with the others does not matter then.
+
+use std::ops::Deref;
+use std::sync::Arc;
+
+use super::Repository;
+use crate::error::{Error, ObjectProblem, Result};
+use crate::object::{BlobId, Chunk, ListId, Malformed, ObjectId, Tree, TreeId, decode_list};
+use crate::store::loose;
+use crate::store::pack::DecodedFrame;
+use crate::store::packs::{Location, Packs};
+
+/// The content of an object.
+#[derive(Debug, Clone)]
+pub struct ObjectBytes(Held);
+
+#[derive(Debug, Clone)]
+enum Held {
+    Alone(Vec<u8>),
+    /// As a part of a frame that others may need as well: it is not copied.
+    InFrame(Arc<DecodedFrame>, usize),
+}
+
+impl Deref for ObjectBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.0 {
+            Held::Alone(bytes) => bytes,
+            Held::InFrame(frame, position) => frame.content(*position),
+        }
+    }
+}
+
+impl Repository {
+    /// Reads an object and verifies it.
+    pub fn read_object(&self, id: ObjectId) -> Result<ObjectBytes> {
+        loop {
+            let error = match self.read_any_copy(id) {
+                Err(error @ Error::Object { problem: ObjectProblem::Missing, .. }) => error,
+                other => return other,
+            };
+            // It may have been packed since the packs were listed, or the index of all packs may be wrong.
+            if !self.packs()?.look_again()? {
+                return Err(self.missing(id, error));
+            }
+        }
+    }
+
+    /// Says of a missing object in which pack it may have been.
+    fn missing(&self, id: ObjectId, error: Error) -> Error {
+        let unusable = self.packs().map_or_else(|_| Vec::new(), Packs::unusable);
+        if unusable.is_empty() {
+            return error;
+        }
+        let reasons: Vec<String> = unusable.into_iter().map(|(_, reason)| reason).collect();
+        Error::damaged_object(id, format!("it may have been in a pack that cannot be used ({})", reasons.join("; ")))
+    }
+
+    fn read_any_copy(&self, id: ObjectId) -> Result<ObjectBytes> {
+        let mut failure = None;
+        for location in self.packs()?.find(id)? {
+            match self.read_packed(location, id) {
+                Ok(Some(bytes)) => return Ok(bytes),
+                // The beginning of another name is the same.
+                Ok(None) => {}
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        let loose = loose::read(self.backend(), self.rules(), id).map(|bytes| ObjectBytes(Held::Alone(bytes)));
+        match (loose, failure) {
+            (Err(Error::Object { problem: ObjectProblem::Missing, .. }), Some(failure)) => Err(failure),
+            (loose, _) => loose,
+        }
+    }
+
+    /// Reads the copy of an object at a place in a pack, and verifies it. Nothing is returned if another object stands
+    /// there.
+    pub fn read_packed(&self, location: Location, id: ObjectId) -> Result<Option<ObjectBytes>> {
+        let frame = self.packs()?.frame(location, id).map_err(|error| match error {
+            Error::Damaged { .. } => Error::damaged_object(id, error.reason()),
+            other => other,
+        })?;
+        let Some((frame, position)) = frame else { return Ok(None) };
+        if self.hash().hash(frame.content(position)) == id {
+            return Ok(Some(ObjectBytes(Held::InFrame(frame, position))));
+        }
+        let pack = self.packs()?.file(location.slot)?.name();
+        Err(Error::damaged_object(id, format!("{pack}: its content there has another hash")))
+    }
+
+    /// Reads a blob, verifies it, and sees that it has the length that the entry or list that refers to it says.
+    pub fn read_blob(&self, id: BlobId, length: u64) -> Result<ObjectBytes> {
+        let content = self.read_object(id.object())?;
+        if content.len() as u64 == length {
+            return Ok(content);
+        }
+        let reason = format!("it has {} bytes where {length} are referred to", content.len());
+        Err(Error::damaged_object(id.object(), reason))
+    }
+
+    /// Reads one tree object; [`Repository::entries`] reads a directory whatever its size.
+    pub fn read_tree(&self, id: TreeId) -> Result<Tree> {
+        Tree::decode(&self.read_object(id.object())?).map_err(|error| malformed(id.object(), &error))
+    }
+
+    /// Reads one piece of a chunk list; [`Repository::chunks`] reads a list whatever its size.
+    pub fn read_list(&self, id: ListId) -> Result<Vec<Chunk>> {
+        decode_list(&self.read_object(id.object())?).map_err(|error| malformed(id.object(), &error))
+    }
+}
+
+fn malformed(id: ObjectId, error: &Malformed) -> Error {
+    Error::Object { id, problem: ObjectProblem::Damaged(error.to_string()) }
+}

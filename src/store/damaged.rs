@@ -1,0 +1,38 @@
+//! `cache/damaged`: the objects that the last `check` found damaged in packs, one name a line.
+//!
+//! A snapshot that meets one of them stores it again, since what is in a pack is otherwise not read before it is reused.
+//! Like everything in `cache` it can be deleted: what it says is found again by the next check. Lines that are no names are
+//! passed over.
+
+use super::staging::{Staging, random_hex};
+use super::{Backend, layout};
+use crate::error::Result;
+use crate::object::ObjectId;
+
+use std::collections::HashSet;
+
+/// No more than this is read, in bytes.
+const LONGEST: usize = 64 << 20;
+
+/// The objects that it names; none where it is missing or cannot be read.
+pub fn read(backend: &dyn Backend) -> HashSet<ObjectId> {
+    let text = backend.read(layout::DAMAGED, 0, LONGEST).unwrap_or_default();
+    text.split(|byte| *byte == b'\n').filter_map(|line| str::from_utf8(line).ok()?.parse().ok()).collect()
+}
+
+/// Replaces it. It is removed where there is nothing to name.
+pub fn write(backend: &dyn Backend, staging: &Staging<'_>, objects: &[ObjectId]) -> Result<()> {
+    if objects.is_empty() {
+        return match backend.remove(layout::DAMAGED) {
+            Err(error) if !error.is_not_found() => Err(error),
+            _ => Ok(()),
+        };
+    }
+    let staged = format!("damaged-{}", random_hex(4)?);
+    let mut file = staging.create(&staged)?;
+    let text: String = objects.iter().map(|id| format!("{id}\n")).collect();
+    file.append(text.as_bytes())?;
+    file.sync()?;
+    drop(file);
+    backend.replace(&staging.path(&staged), layout::DAMAGED)
+}

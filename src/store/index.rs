@@ -1,0 +1,255 @@
+//! `cache/index`: one index over all packs, so that finding an object does not mean looking into each.
+//!
+//! It is derived from the packs' own indexes and can be deleted at any time. An entry holds the first eight bytes of an
+//! object's name, so a hit is a hint that has to be confirmed in the pack. An entry that is wrong therefore never leads
+//! to a wrong object; an entry that is missing costs a second copy of an object, or, when reading, a look into the packs
+//! themselves ([`super::packs`]). That is why the entries need no checksum; what comes after them has one.
+//!
+//! ```text
+//! entries: N x 16 bytes     prefix: u64 (of the first eight bytes, read as a big-endian number), pack: u32, position: u32
+//! packs: P x 40 bytes       hash (32 bytes), number of objects: u32, kind: 0 blobs, 1 trees: u32
+//! fan-out: 2^B x u32        for each value of a prefix's highest B bits, how many entries have it or a lower one
+//! checksum: 32 bytes        the repository's hash of packs, fan-out, and the three numbers that follow
+//! N: u32, P: u32, B: u32
+//! "packsidx"
+//! ```
+//!
+//! All numbers are little-endian. Packs are sorted by name, entries by prefix, pack and position: the same packs give
+//! the same bytes.
+//!
+//! A look-up reads one stretch of about [`BUCKET`] entries at a place that the fan-out table, which is held in memory,
+//! gives. The memory that the operating system spends on it is its page cache, which it takes back when it has better use
+//! for it.
+
+use super::pack::{PackKind, PackName};
+use super::staging::Staging;
+use super::{Backend, StoredFile, layout};
+use crate::error::{Error, Result};
+use crate::object::{HashAlgorithm, ID_LEN, ObjectId};
+
+const END: [u8; 8] = *b"packsidx";
+const FOOTER: usize = ID_LEN + 12 + END.len();
+const ENTRY: usize = 16;
+const PACK: usize = ID_LEN + 8;
+/// About so many entries share a place in the fan-out table.
+pub const BUCKET: u64 = 32;
+const MOST_BITS: u32 = 24;
+
+/// Where an object may stand. Ordered as in the file.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct IndexEntry {
+    /// The beginning of its name.
+    pub prefix: u64,
+    /// The number of the pack.
+    pub pack: u32,
+    /// The position among all objects of the pack.
+    pub position: u32,
+}
+
+/// The beginning of a name, as entries have it.
+pub fn prefix(id: ObjectId) -> u64 {
+    let mut first = [0; 8];
+    first.copy_from_slice(&id.as_bytes()[..8]);
+    u64::from_be_bytes(first)
+}
+
+impl IndexEntry {
+    fn encode(self) -> [u8; ENTRY] {
+        let mut bytes = [0; ENTRY];
+        bytes[..8].copy_from_slice(&self.prefix.to_le_bytes());
+        bytes[8..12].copy_from_slice(&self.pack.to_le_bytes());
+        bytes[12..].copy_from_slice(&self.position.to_le_bytes());
+        bytes
+    }
+
+    fn decode(bytes: &[u8; ENTRY]) -> Self {
+        let mut prefix = [0; 8];
+        prefix.copy_from_slice(&bytes[..8]);
+        Self { prefix: u64::from_le_bytes(prefix), pack: number(&bytes[8..]), position: number(&bytes[12..]) }
+    }
+}
+
+fn number(bytes: &[u8]) -> u32 {
+    let mut array = [0; 4];
+    array.copy_from_slice(&bytes[..4]);
+    u32::from_le_bytes(array)
+}
+
+/// The index file, open.
+#[derive(Debug)]
+pub struct IndexFile {
+    file: Box<dyn StoredFile>,
+    packs: Vec<(PackName, u32)>,
+    fan_out: Vec<u32>,
+    bits: u32,
+}
+
+impl IndexFile {
+    /// Opens the index. Nothing is returned where there is none, or none that can be used.
+    pub fn open(backend: &dyn Backend, hash: HashAlgorithm) -> Option<Self> {
+        // Whatever is wrong with it, the packs say the same.
+        let file = backend.open(layout::INDEX).ok()?;
+        let length = file.length();
+        let mut footer = [0; FOOTER];
+        let at = length.checked_sub(FOOTER as u64)?;
+        let footer = (file.read_at(at, &mut footer).ok()? == FOOTER && footer.ends_with(&END)).then_some(footer)?;
+        let [entries, packs, bits] = [0, 4, 8].map(|at| number(&footer[ID_LEN + at..]));
+        if bits > MOST_BITS {
+            return None;
+        }
+        let packs_at = u64::from(entries) * ENTRY as u64;
+        let packs_length = usize::try_from(packs).ok()?.checked_mul(PACK)?;
+        let fan_out_length = 4_usize << bits;
+        if packs_at + (packs_length + fan_out_length) as u64 != at {
+            return None;
+        }
+        let mut tables = vec![0; packs_length + fan_out_length];
+        if file.read_at(packs_at, &mut tables).ok()? != tables.len() {
+            return None;
+        }
+        let mut hasher = hash.hasher();
+        hasher.update(&tables);
+        hasher.update(&footer[ID_LEN..]);
+        if hasher.finish().as_bytes()[..] != footer[..ID_LEN] {
+            return None;
+        }
+        let (packs, fan_out) = tables.split_at(packs_length);
+        let (packs, _) = packs.as_chunks::<PACK>();
+        let (fan_out, _) = fan_out.as_chunks::<4>();
+        Some(Self {
+            file,
+            packs: packs.iter().map(decode_pack).collect::<Option<_>>()?,
+            fan_out: fan_out.iter().map(|end| u32::from_le_bytes(*end)).collect(),
+            bits,
+        })
+    }
+
+    /// The packs that it covers, by number, and how many objects each has.
+    pub fn packs(&self) -> &[(PackName, u32)] {
+        &self.packs
+    }
+
+    /// How many entries it has.
+    pub fn entry_count(&self) -> u32 {
+        self.fan_out.last().copied().unwrap_or(0)
+    }
+
+    /// Gives the entries with this prefix to `each`.
+    pub fn find(&self, prefix: u64, mut each: impl FnMut(IndexEntry)) -> Result<()> {
+        let bucket = bucket(prefix, self.bits);
+        let start = bucket.checked_sub(1).map_or(0, |before| self.fan_out[before]);
+        let mut left = self.fan_out[bucket].saturating_sub(start) as usize;
+        let mut at = u64::from(start) * ENTRY as u64;
+        let mut buffer = [0; 128 * ENTRY];
+        while left > 0 {
+            let count = left.min(128);
+            let read = self.file.read_at(at, &mut buffer[..count * ENTRY])?;
+            let (entries, _) = buffer[..read].as_chunks::<ENTRY>();
+            let wanted = entries.iter().filter(|entry| entry[..8] == prefix.to_le_bytes());
+            wanted.map(IndexEntry::decode).for_each(&mut each);
+            left -= count;
+            at += (count * ENTRY) as u64;
+        }
+        Ok(())
+    }
+
+    /// All entries, in order.
+    pub fn entries(&self) -> impl Iterator<Item = Result<IndexEntry>> {
+        const PART: u32 = 4096;
+        let parts = (0..self.entry_count()).step_by(PART as usize);
+        parts.flat_map(move |first| {
+            let count = (self.entry_count() - first).min(PART) as usize;
+            let mut buffer = vec![0; count * ENTRY];
+            let read = self.file.read_at(u64::from(first) * ENTRY as u64, &mut buffer);
+            let (entries, error) = match read {
+                Ok(read) => {
+                    let (entries, _) = buffer[..read].as_chunks::<ENTRY>();
+                    (entries.iter().map(IndexEntry::decode).collect(), None)
+                }
+                Err(error) => (Vec::new(), Some(Err(error))),
+            };
+            entries.into_iter().map(Ok).chain(error)
+        })
+    }
+}
+
+fn decode_pack(line: &[u8; PACK]) -> Option<(PackName, u32)> {
+    let mut hash = [0; ID_LEN];
+    hash.copy_from_slice(&line[..ID_LEN]);
+    let kind = PackKind::ALL.get(number(&line[ID_LEN + 4..]) as usize)?;
+    Some((PackName { hash: ObjectId::from_bytes(hash), kind: *kind }, number(&line[ID_LEN..])))
+}
+
+fn bucket(prefix: u64, bits: u32) -> usize {
+    // Of at most 24 bits.
+    usize::try_from(prefix.checked_shr(64 - bits).unwrap_or(0)).unwrap_or(0)
+}
+
+/// Writes the index, in place of the one that is there. `packs` are sorted by name; `entries` come in order, as many as
+/// the packs have objects.
+pub fn write(
+    backend: &dyn Backend,
+    staging: &Staging<'_>,
+    hash: HashAlgorithm,
+    packs: &[(PackName, u32)],
+    entries: impl Iterator<Item = Result<IndexEntry>>,
+) -> Result<()> {
+    let too_many = || {
+        Error::refused(
+            "write the index of all packs",
+            "they hold more objects than it can have",
+            "nothing depends on it",
+        )
+    };
+    let total: u64 = packs.iter().map(|(_, objects)| u64::from(*objects)).sum();
+    let total = u32::try_from(total).map_err(|_| too_many())?;
+    let bits = (u64::from(total) / BUCKET).max(1).ilog2().min(MOST_BITS);
+    let mut fan_out = vec![0_u32; 1 << bits];
+    let staged = format!("index-{}", super::staging::random_hex(4)?);
+    let mut file = staging.create(&staged)?;
+    let mut buffer = Vec::with_capacity(1 << 20);
+    let mut written = 0;
+    for entry in entries {
+        let entry = entry?;
+        fan_out[bucket(entry.prefix, bits)] += 1;
+        buffer.extend_from_slice(&entry.encode());
+        written += 1;
+        if buffer.len() >= 1 << 20 {
+            file.append(&buffer)?;
+            buffer.clear();
+        }
+    }
+    if written != total {
+        return Err(too_many());
+    }
+    let tables = buffer.len();
+    for (pack, objects) in packs {
+        buffer.extend_from_slice(pack.hash.as_bytes());
+        buffer.extend_from_slice(&objects.to_le_bytes());
+        let kind: u32 = match pack.kind {
+            PackKind::Blobs => 0,
+            PackKind::Trees => 1,
+        };
+        buffer.extend_from_slice(&kind.to_le_bytes());
+    }
+    let mut sum = 0;
+    for count in fan_out {
+        sum += count;
+        buffer.extend_from_slice(&sum.to_le_bytes());
+    }
+    let mut numbers = Vec::with_capacity(20);
+    let pack_count = u32::try_from(packs.len()).map_err(|_| too_many())?;
+    for number in [total, pack_count, bits] {
+        numbers.extend_from_slice(&number.to_le_bytes());
+    }
+    numbers.extend_from_slice(&END);
+    let mut hasher = hash.hasher();
+    hasher.update(&buffer[tables..]);
+    hasher.update(&numbers);
+    buffer.extend_from_slice(hasher.finish().as_bytes());
+    buffer.extend_from_slice(&numbers);
+    file.append(&buffer)?;
+    file.sync()?;
+    drop(file);
+    backend.replace(&staging.path(&staged), layout::INDEX)
+}

@@ -1,0 +1,246 @@
+//! Reading a pack.
+
+use std::path::{Path, PathBuf};
+
+use super::index::{
+    FOOTER, Footer, FrameEntry, MEMBER, Member, PackIndex, content_length, decode_frames, longest_content,
+};
+use super::member::BLOCK;
+use super::{PackName, member_header, member_length};
+use crate::error::{Error, Result};
+use crate::object::Hasher;
+use crate::store::codec;
+use crate::store::loose::ReadRules;
+use crate::store::{Backend, StoredFile};
+
+/// An open pack. That its footer, its length and its table of frames agree has been seen.
+#[derive(Debug)]
+pub struct PackFile {
+    name: PackName,
+    path: PathBuf,
+    file: Box<dyn StoredFile>,
+    rules: ReadRules,
+    footer: Footer,
+    frames: Vec<FrameAt>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct FrameAt {
+    offset: u32,
+    length: u32,
+    first: u32,
+    objects: u32,
+}
+
+/// The content of a frame.
+#[derive(Debug)]
+pub struct DecodedFrame {
+    tar: Vec<u8>,
+    members: Vec<Member>,
+    /// Where the content of each member begins in `tar`.
+    starts: Vec<u32>,
+}
+
+impl DecodedFrame {
+    /// The objects of the frame, in order.
+    pub fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    /// The content of the object at `position` in the frame.
+    pub fn content(&self, position: usize) -> &[u8] {
+        let start = self.starts[position] as usize;
+        &self.tar[start..start + self.members[position].length as usize]
+    }
+
+    /// The bytes that it takes in memory.
+    pub fn size(&self) -> usize {
+        self.tar.len()
+    }
+
+    /// Whether everything around the objects' content (headers and padding) is as it must be; only that `tar` reads the
+    /// archive depends on it.
+    pub fn is_well_formed(&self) -> bool {
+        let mut at = 0;
+        for member in &self.members {
+            let end = at + member_length(member.length);
+            let content_end = at + BLOCK + member.length as usize;
+            if self.tar[at..at + BLOCK] != member_header(member.id, member.length)
+                || self.tar[content_end..end].iter().any(|byte| *byte != 0)
+            {
+                return false;
+            }
+            at = end;
+        }
+        // The end of the archive is zeros.
+        self.tar[at..].iter().all(|byte| *byte == 0)
+    }
+}
+
+fn damaged(path: &Path, reason: String) -> Error {
+    Error::Damaged {
+        path: path.to_path_buf(),
+        reason,
+        next: "run `backuptool check` to see which files need it, and copy it from another copy of the repository"
+            .into(),
+    }
+}
+
+impl PackFile {
+    /// Opens a pack. Damage is [`Error::Damaged`].
+    pub fn open(backend: &dyn Backend, rules: ReadRules, name: PackName) -> Result<Self> {
+        let file = backend.open(&name.path())?;
+        let path = backend.describe(&name.path());
+        let length = file.length();
+        let mut footer = [0; FOOTER];
+        let read = file.read_at(length.saturating_sub(FOOTER as u64), &mut footer)?;
+        let footer = Footer::decode(&footer[..read], length).map_err(|reason| damaged(&path, reason))?;
+        let mut pack = Self { name, path, file, rules, footer, frames: Vec::new() };
+        let header = pack.read(footer.header_at(), 8)?;
+        let frames = decode_frames(&pack.read_range(footer.frames_at(), footer.tables_end())?);
+        footer.verify(&header, &frames, rules.max_object).map_err(|reason| pack.damaged(reason))?;
+        let (mut offset, mut first) = (0, 0);
+        for FrameEntry { length, objects } in frames {
+            pack.frames.push(FrameAt { offset, length, first, objects });
+            // Neither overflows: their sums were compared with what is in the file.
+            offset += length;
+            first += objects;
+        }
+        Ok(pack)
+    }
+
+    /// Its name.
+    pub fn name(&self) -> PackName {
+        self.name
+    }
+
+    /// The length of the file.
+    pub fn length(&self) -> u64 {
+        self.file.length()
+    }
+
+    /// How many frames it has.
+    pub fn frames(&self) -> usize {
+        self.frames.len()
+    }
+
+    /// How many objects it holds.
+    pub fn objects(&self) -> u32 {
+        self.footer.objects
+    }
+
+    /// The error for damage in this pack.
+    pub fn damaged(&self, reason: impl Into<String>) -> Error {
+        damaged(&self.path, reason.into())
+    }
+
+    fn read(&self, offset: u64, length: usize) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; length];
+        if self.file.read_at(offset, &mut bytes)? == length {
+            Ok(bytes)
+        } else {
+            Err(self.damaged("it was cut short while it was open"))
+        }
+    }
+
+    fn read_range(&self, start: u64, end: u64) -> Result<Vec<u8>> {
+        self.read(start, usize::try_from(end - start).unwrap_or(usize::MAX))
+    }
+
+    /// The whole index; its checksum is verified.
+    pub fn index(&self) -> Result<PackIndex> {
+        let tables = self.read_range(self.footer.objects_at(), self.footer.tables_end())?;
+        PackIndex::decode(&tables, &self.footer, self.rules.hash).map_err(|reason| self.damaged(reason))
+    }
+
+    /// What stands at `position` among all objects of the pack, if there are so many.
+    pub fn member(&self, position: u32) -> Result<Option<Member>> {
+        if position >= self.footer.objects {
+            return Ok(None);
+        }
+        let mut line = [0; MEMBER];
+        let at = self.footer.objects_at() + u64::from(position) * MEMBER as u64;
+        if self.file.read_at(at, &mut line)? < MEMBER {
+            return Err(self.damaged("it was cut short while it was open"));
+        }
+        Ok(Some(Member::decode(&line)))
+    }
+
+    /// The frame that holds the object at `position` among all objects of the pack, and the object's position in it.
+    pub fn frame_of(&self, position: u32) -> Option<(usize, usize)> {
+        if position >= self.footer.objects {
+            return None;
+        }
+        let frame = self.frames.partition_point(|frame| frame.first <= position) - 1;
+        Some((frame, (position - self.frames[frame].first) as usize))
+    }
+
+    /// The position of a frame's first object among all objects of the pack, and how many objects it has.
+    pub fn objects_of(&self, frame: usize) -> (u32, u32) {
+        (self.frames[frame].first, self.frames[frame].objects)
+    }
+
+    /// The bytes of a frame as they stand in the pack.
+    pub fn frame_bytes(&self, frame: usize) -> Result<Vec<u8>> {
+        let FrameAt { offset, length, .. } = self.frames[frame];
+        self.read(u64::from(offset), length as usize)
+    }
+
+    /// The objects of a frame, as the index has them.
+    pub fn frame_members(&self, frame: usize) -> Result<Vec<Member>> {
+        let FrameAt { first, objects, .. } = self.frames[frame];
+        let start = self.footer.objects_at() + u64::from(first) * MEMBER as u64;
+        let lines = self.read_range(start, start + u64::from(objects) * MEMBER as u64)?;
+        let (lines, _) = lines.as_chunks::<MEMBER>();
+        Ok(lines.iter().map(Member::decode).collect())
+    }
+
+    /// Reads and decodes a frame. The objects in it are not verified.
+    pub fn decode(&self, frame: usize) -> Result<DecodedFrame> {
+        let members = self.frame_members(frame)?;
+        self.decode_bytes(frame, &self.frame_bytes(frame)?, members)
+    }
+
+    /// Decodes the bytes of a frame.
+    pub fn decode_bytes(&self, frame: usize, bytes: &[u8], members: Vec<Member>) -> Result<DecodedFrame> {
+        let offset = self.frames[frame].offset;
+        let damaged = |reason: String| self.damaged(format!("its frame at byte {offset}: {reason}"));
+        let expected = content_length(&members);
+        let longest = longest_content(self.rules.max_object);
+        if expected > longest as u64 {
+            return Err(damaged(format!(
+                "its objects would have {expected} bytes, and no frame has more than {longest}"
+            )));
+        }
+        // The end of the archive has no objects.
+        let most = if members.is_empty() { 2 * BLOCK } else { usize::try_from(expected).unwrap_or(longest) };
+        let tar = codec::decompress(bytes, most).map_err(damaged)?;
+        if tar.len() != most {
+            return Err(damaged(format!("it has {} bytes of content where its index says {most}", tar.len())));
+        }
+        let mut at = 0;
+        let mut starts = Vec::with_capacity(members.len());
+        for member in &members {
+            starts.push(u32::try_from(at + BLOCK).unwrap_or(u32::MAX));
+            at += member_length(member.length);
+        }
+        Ok(DecodedFrame { tar, members, starts })
+    }
+
+    /// The bytes of the index and all around it: what follows the last frame.
+    pub fn index_bytes(&self) -> Result<Vec<u8>> {
+        self.read_range(self.footer.header_at(), self.file.length())
+    }
+
+    /// Reads the whole file and says whether its hash is its name. Each frame's bytes are given to `each` on the way.
+    pub fn verify(&self, mut each: impl FnMut(usize, &[u8]) -> Result<()>) -> Result<bool> {
+        let mut hasher: Hasher = self.rules.hash.hasher();
+        for frame in 0..self.frames.len() {
+            let bytes = self.frame_bytes(frame)?;
+            hasher.update(&bytes);
+            each(frame, &bytes)?;
+        }
+        hasher.update(&self.index_bytes()?);
+        Ok(hasher.finish() == self.name.hash)
+    }
+}

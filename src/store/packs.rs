@@ -1,0 +1,467 @@
+//! All packs of a repository: which there are, where an object stands in them, and reading it.
+//!
+//! # What can be relied on
+//!
+//! - Packs never change, and none goes while the repository is held shared. New ones may come; who misses an object that
+//!   must be there looks again ([`Packs::look_again`]).
+//! - A hit is confirmed in the pack, by all bytes of the name ([`Packs::holds`]), or by the hash of what was read.
+//! - An index that says of an object that it is not there may be wrong (see [`super::index`]): then [`Packs::look_again`]
+//!   reads the packs' own indexes, once.
+//! - A pack that cannot be used (cut short, an index that does not agree with the file) is left out and kept for a report.
+//!
+//! # Memory
+//!
+//! Of packs that `cache/index` covers only its fan-out table is held. Of the others, the entries are (16 bytes an
+//! object); [`Packs::save`] moves them to the file, and writers call it whenever they have become many
+//! ([`Packs::has_much_to_save`]). Open files and decoded frames are kept in caches of fixed size.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use super::backend::{Backend, EntryKind};
+use super::index::{self, IndexEntry, IndexFile};
+use super::layout;
+use super::loose::{ReadRules, list_or_empty};
+use super::pack::{DecodedFrame, FinishedPack, Member, PackFile, PackName};
+use super::staging::Staging;
+use crate::error::{Error, Result};
+use crate::fs::open_file_budget;
+use crate::object::ObjectId;
+
+/// Decoded frames are kept up to so many bytes.
+const FRAME_CACHE: usize = 48 << 20;
+/// With so many entries in memory, and a share of those in the file, the index file is written anew. (So the cost of
+/// writing it is at most [`SAVE_SHARE`] times its final size, however much is added.)
+const SAVE_ENTRIES: usize = 1 << 19;
+const SAVE_SHARE: usize = 16;
+
+/// Where an object may stand.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Location {
+    /// The number of the pack, in this process.
+    pub slot: u32,
+    /// The position among all objects of the pack.
+    pub position: u32,
+}
+
+/// All packs.
+#[derive(Debug)]
+pub struct Packs {
+    backend: Arc<dyn Backend>,
+    rules: ReadRules,
+    state: RwLock<State>,
+    files: Cache<u32, PackFile>,
+    frames: Cache<(u32, usize), DecodedFrame>,
+    saving: Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// By slot: the pack and how many objects it has.
+    packs: Vec<(PackName, u32)>,
+    slots: HashMap<PackName, u32>,
+    file: Option<Covered>,
+    recent: Recent,
+    unusable: Vec<(PackName, Error)>,
+    strangers: Vec<String>,
+    /// Whether everything was read from the packs themselves.
+    distrusts_file: bool,
+}
+
+/// The index file, and the slots of the packs that it covers; nothing for one that is gone.
+#[derive(Debug)]
+struct Covered {
+    file: IndexFile,
+    slots: Vec<Option<u32>>,
+}
+
+/// Entries in memory, as sorted runs that are merged so that each is longer than all after it. The packs' numbers in
+/// them are slots.
+#[derive(Debug, Default)]
+struct Recent {
+    runs: Vec<Vec<IndexEntry>>,
+}
+
+impl Recent {
+    fn add(&mut self, mut run: Vec<IndexEntry>) {
+        run.sort_unstable();
+        while let Some(last) = self.runs.pop_if(|last| last.len() <= 2 * run.len()) {
+            run.extend(last);
+            // Sorted runs are merged in linear time by this sort.
+            run.sort();
+        }
+        self.runs.push(run);
+    }
+
+    fn find(&self, prefix: u64, mut each: impl FnMut(IndexEntry)) {
+        for run in &self.runs {
+            let first = run.partition_point(|entry| entry.prefix < prefix);
+            run[first..].iter().take_while(|entry| entry.prefix == prefix).for_each(|entry| each(*entry));
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.runs.iter().map(Vec::len).sum()
+    }
+}
+
+impl Packs {
+    /// Finds out which packs there are. Their content is not looked at, except for the indexes of those that `cache/index`
+    /// does not cover.
+    pub fn open(backend: Arc<dyn Backend>, rules: ReadRules) -> Result<Self> {
+        let most_files = (open_file_budget() / 8).clamp(8, 2048);
+        let packs = Self {
+            backend,
+            rules,
+            state: RwLock::default(),
+            files: Cache::new(most_files),
+            frames: Cache::new(FRAME_CACHE),
+            saving: Mutex::default(),
+        };
+        packs.load(true)?;
+        Ok(packs)
+    }
+
+    fn state(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn state_mut(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes in what is there and not yet known. Returns whether that was anything.
+    fn load(&self, trust_file: bool) -> Result<bool> {
+        let mut state = self.state_mut();
+        let mut listed = Vec::new();
+        state.strangers.clear();
+        for entry in list_or_empty(&*self.backend, layout::PACKS)? {
+            match layout::parse_pack(&entry.name) {
+                Some(name) if entry.kind == EntryKind::File => listed.push(name),
+                _ => state.strangers.push(format!("{}/{}", layout::PACKS, entry.name)),
+            }
+        }
+        let known = |state: &State, name: &PackName| {
+            state.slots.contains_key(name) || state.unusable.iter().any(|(unusable, _)| unusable == name)
+        };
+        let mut new: Vec<PackName> = listed.into_iter().filter(|name| !known(&state, name)).collect();
+        if new.is_empty() {
+            return Ok(false);
+        }
+        if trust_file
+            && state.packs.is_empty()
+            && let Some(file) = IndexFile::open(&*self.backend, self.rules.hash)
+        {
+            let mut slots = Vec::with_capacity(file.packs().len());
+            for (name, objects) in file.packs() {
+                // `new` is as the directory is listed: sorted.
+                let listed = new.binary_search(name).is_ok();
+                slots.push(listed.then(|| state.add(*name, *objects)));
+            }
+            new.retain(|name| !state.slots.contains_key(name));
+            state.file = Some(Covered { file, slots });
+        }
+        for name in new {
+            let index = PackFile::open(&*self.backend, self.rules, name).and_then(|pack| Ok((pack.index()?, pack)));
+            match index {
+                Ok((index, pack)) => {
+                    let slot = state.add(name, pack.objects());
+                    state.add_entries(slot, &index.members);
+                }
+                Err(error @ (Error::Damaged { .. } | Error::Io { .. })) => state.unusable.push((name, error)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Looks for packs that have come since, and no longer relies on the index file. Returns whether that may have
+    /// brought anything new. To be called when an object is missing that must be there.
+    pub fn look_again(&self) -> Result<bool> {
+        let distrusted = {
+            let mut state = self.state_mut();
+            let first = !std::mem::replace(&mut state.distrusts_file, true) && state.file.is_some();
+            if first {
+                // Slots are handed out anew.
+                *state = State { distrusts_file: true, ..State::default() };
+                self.files.clear();
+                self.frames.clear();
+            }
+            first
+        };
+        Ok(self.load(false)? || distrusted)
+    }
+
+    /// The packs that can be used, by slot, and how many objects each has.
+    pub fn list(&self) -> Vec<(PackName, u32)> {
+        self.state().packs.clone()
+    }
+
+    /// Describes the packs that cannot be used.
+    pub fn unusable(&self) -> Vec<(PackName, String)> {
+        self.state().unusable.iter().map(|(name, error)| (*name, error.reason())).collect()
+    }
+
+    /// Paths below `packs` that are not packs.
+    pub fn strangers(&self) -> Vec<String> {
+        self.state().strangers.clone()
+    }
+
+    /// Where an object may stand: at each of these places an object of this name, or one whose name begins the same.
+    pub fn find(&self, id: ObjectId) -> Result<Vec<Location>> {
+        let prefix = index::prefix(id);
+        let state = self.state();
+        let mut found = Vec::new();
+        if let Some(Covered { file, slots }) = &state.file {
+            file.find(prefix, |entry| {
+                if let Some(Some(slot)) = slots.get(entry.pack as usize) {
+                    found.push(Location { slot: *slot, position: entry.position });
+                }
+            })?;
+        }
+        state.recent.find(prefix, |entry| found.push(Location { slot: entry.pack, position: entry.position }));
+        Ok(found)
+    }
+
+    /// Whether a pack holds the object, as far as the packs' indexes say. A pack that cannot be read holds nothing.
+    pub fn holds(&self, id: ObjectId) -> Result<bool> {
+        for location in self.find(id)? {
+            let member = self.file(location.slot).and_then(|pack| pack.member(location.position));
+            match member {
+                Ok(member) if member.is_some_and(|member| member.id == id) => return Ok(true),
+                Ok(_) | Err(Error::Damaged { .. }) => {}
+                Err(error) if error.is_not_found() || error.is_broken_medium() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(false)
+    }
+
+    /// The pack in a slot, open.
+    pub fn file(&self, slot: u32) -> Result<Arc<PackFile>> {
+        self.files.get_or_make(slot, || {
+            let (name, _) = self.state().packs[slot as usize];
+            Ok((PackFile::open(&*self.backend, self.rules, name)?, 1))
+        })
+    }
+
+    /// The frame at a location and the object's position in it; nothing if what stands there has another name.
+    pub fn frame(&self, location: Location, id: ObjectId) -> Result<Option<(Arc<DecodedFrame>, usize)>> {
+        let pack = self.file(location.slot)?;
+        let Some((number, position)) = pack.frame_of(location.position) else { return Ok(None) };
+        let frame = self.frames.get_or_make((location.slot, number), || {
+            let frame = pack.decode(number)?;
+            let size = frame.size();
+            Ok((frame, size))
+        })?;
+        Ok((frame.members()[position].id == id).then_some((frame, position)))
+    }
+
+    /// Takes in a pack that this process has just published.
+    pub fn add(&self, pack: &FinishedPack) {
+        let mut state = self.state_mut();
+        if state.slots.contains_key(&pack.name) {
+            return;
+        }
+        let slot = state.add(pack.name, count(pack.members.len()));
+        state.add_entries(slot, &pack.members);
+    }
+
+    /// Whether so many entries are held in memory that it is time for [`Packs::save`].
+    pub fn has_much_to_save(&self) -> bool {
+        let state = self.state();
+        let covered = state.file.as_ref().map_or(0, |covered| covered.file.entry_count() as usize);
+        state.recent.len() >= SAVE_ENTRIES.max(covered / SAVE_SHARE)
+    }
+
+    /// Whether `cache/index` does not cover at least `entries` objects.
+    pub fn has_unsaved(&self, entries: usize) -> bool {
+        self.state().recent.len() >= entries
+    }
+
+    /// Writes `cache/index` for all packs that can be used, and goes on with it.
+    pub fn save(&self, staging: &Staging<'_>) -> Result<()> {
+        let _saving = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
+        let packs: Vec<_> = {
+            let state = self.state();
+            let slots = state.sorted_slots();
+            let packs: Vec<_> = slots.iter().map(|slot| state.packs[*slot as usize]).collect();
+            index::write(&*self.backend, staging, self.rules.hash, &packs, state.entries(&slots))?;
+            packs
+        };
+        // Another process may have replaced it already, by one that is as good.
+        if let Some(file) = IndexFile::open(&*self.backend, self.rules.hash) {
+            let mut state = self.state_mut();
+            let covered = file.packs().iter().map(|(name, _)| state.slots.get(name).copied()).collect();
+            if packs.iter().all(|pack| file.packs().binary_search(pack).is_ok()) {
+                state.file = Some(Covered { file, slots: covered });
+                // Slots only grow: those above came while the file was written.
+                for run in &mut state.recent.runs {
+                    run.retain(|entry| entry.pack >= count(packs.len()));
+                }
+                state.recent.runs.retain(|run| !run.is_empty());
+            }
+        }
+        Ok(())
+    }
+
+    /// The entries whose prefix is not theirs alone, in order: objects of which there may be several copies.
+    pub fn shared_prefixes(&self) -> Result<Vec<Location>> {
+        let state = self.state();
+        let slots = state.sorted_slots();
+        let mut found = Vec::new();
+        let mut previous: Option<IndexEntry> = None;
+        for entry in state.entries(&slots) {
+            let entry = entry?;
+            if let Some(before) = previous.filter(|before| before.prefix == entry.prefix) {
+                for entry in [before, entry] {
+                    let location = Location { slot: slots[entry.pack as usize], position: entry.position };
+                    if found.last() != Some(&location) {
+                        found.push(location);
+                    }
+                }
+            }
+            previous = Some(entry);
+        }
+        Ok(found)
+    }
+}
+
+impl State {
+    fn add(&mut self, name: PackName, objects: u32) -> u32 {
+        let slot = count(self.packs.len());
+        self.packs.push((name, objects));
+        self.slots.insert(name, slot);
+        slot
+    }
+
+    fn add_entries(&mut self, slot: u32, members: &[Member]) {
+        let entry = |(position, member): (usize, &Member)| IndexEntry {
+            prefix: index::prefix(member.id),
+            pack: slot,
+            position: count(position),
+        };
+        self.recent.add(members.iter().enumerate().map(entry).collect());
+    }
+
+    /// All slots, in the order of their packs' names.
+    fn sorted_slots(&self) -> Vec<u32> {
+        let mut slots: Vec<u32> = (0..count(self.packs.len())).collect();
+        slots.sort_unstable_by_key(|slot| self.packs[*slot as usize].0);
+        slots
+    }
+
+    /// All entries in the order of the file, the packs numbered by their place in `sorted`.
+    fn entries(&self, sorted: &[u32]) -> impl Iterator<Item = Result<IndexEntry>> {
+        let mut numbers = vec![0; sorted.len()];
+        for (number, slot) in sorted.iter().enumerate() {
+            numbers[*slot as usize] = count(number);
+        }
+        let renumbered = |entry: &IndexEntry| IndexEntry { pack: numbers[entry.pack as usize], ..*entry };
+        let mut recent: Vec<IndexEntry> = self.recent.runs.iter().flatten().map(renumbered).collect();
+        recent.sort_unstable();
+        let mut recent = recent.into_iter().peekable();
+        // In the file, too, packs are numbered by name, so new numbers leave the order as it is.
+        let covered = self.file.iter().flat_map(move |Covered { file, slots }| {
+            let numbers = numbers.clone();
+            file.entries().filter_map(move |entry| {
+                let renumber = |entry: IndexEntry| {
+                    let slot = (*slots.get(entry.pack as usize)?)?;
+                    Some(IndexEntry { pack: numbers[slot as usize], ..entry })
+                };
+                entry.map(renumber).transpose()
+            })
+        });
+        let mut covered = covered.peekable();
+        std::iter::from_fn(move || match (covered.peek(), recent.peek()) {
+            (Some(Err(_)), _) | (Some(_), None) => covered.next(),
+            (Some(Ok(a)), Some(b)) if a <= b => covered.next(),
+            _ => recent.next().map(Ok),
+        })
+    }
+}
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+/// Values that are costly to make, kept up to a total weight; the least recently used go first. While a value is made,
+/// others who want the same wait for it.
+#[derive(Debug)]
+struct Cache<K, V> {
+    most: usize,
+    inner: Mutex<CacheInner<K, V>>,
+}
+
+#[derive(Debug)]
+struct CacheInner<K, V> {
+    slots: HashMap<K, CacheSlot<V>>,
+    weight: usize,
+    clock: u64,
+}
+
+#[derive(Debug)]
+struct CacheSlot<V> {
+    value: Arc<Mutex<Option<Arc<V>>>>,
+    weight: usize,
+    used: u64,
+}
+
+impl<K: Copy + Eq + std::hash::Hash, V> Cache<K, V> {
+    fn new(most: usize) -> Self {
+        Self { most, inner: Mutex::new(CacheInner { slots: HashMap::new(), weight: 0, clock: 0 }) }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, CacheInner<K, V>> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn clear(&self) {
+        let mut inner = self.inner();
+        inner.slots.clear();
+        inner.weight = 0;
+    }
+
+    fn get_or_make(&self, key: K, make: impl FnOnce() -> Result<(V, usize)>) -> Result<Arc<V>> {
+        let slot = {
+            let mut inner = self.inner();
+            inner.clock += 1;
+            let used = inner.clock;
+            let slot = inner.slots.entry(key).or_insert_with(|| CacheSlot { value: Arc::default(), weight: 0, used });
+            slot.used = used;
+            Arc::clone(&slot.value)
+        };
+        let mut value = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(value) = &*value {
+            return Ok(Arc::clone(value));
+        }
+        match make() {
+            Ok((new, weight)) => {
+                let new = Arc::new(new);
+                *value = Some(Arc::clone(&new));
+                drop(value);
+                self.weigh(key, weight);
+                Ok(new)
+            }
+            Err(error) => {
+                drop(value);
+                self.inner().slots.remove(&key);
+                Err(error)
+            }
+        }
+    }
+
+    /// Notes what a new value weighs, and lets others go for it.
+    fn weigh(&self, key: K, weight: usize) {
+        let mut inner = self.inner();
+        let Some(slot) = inner.slots.get_mut(&key) else { return };
+        slot.weight = weight;
+        inner.weight += weight;
+        while inner.weight > self.most {
+            let others = inner.slots.iter().filter(|(other, slot)| **other != key && slot.weight > 0);
+            let Some(oldest) = others.min_by_key(|(_, slot)| slot.used).map(|(oldest, _)| *oldest) else { return };
+            let gone = inner.slots.remove(&oldest).map_or(0, |slot| slot.weight);
+            inner.weight -= gone;
+        }
+    }
+}
