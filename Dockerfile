@@ -15,6 +15,7 @@ WORKDIR /build
 COPY Cargo.toml Cargo.lock ./
 COPY src src
 COPY tests tests
+COPY benches benches
 RUN cargo build --release --locked --bin backuptool
 
 FROM debian:${DEBIAN}-slim

@@ -22,9 +22,30 @@ test:
 test-slow:
     BACKUPTOOL_SLOW=1 PROPTEST_CASES=2000 cargo test
 
-# Time the first snapshot of a directory, beside restic
-bench source:
-    benches/first-snapshot.sh {{ quote(source) }}
+# Time every step, beside other backup tools: V1 [V2] [--tools "…"] [--repeat N] [--markdown] [--dir DIR]
+[positional-arguments]
+bench-peers v1 *rest:
+    benches/peers.sh "$@"
+
+# Time what the machine needs at least for each step, without a repository: SOURCE [--dir DIR] [--threads N]
+[positional-arguments]
+bench-floors source *rest:
+    benches/floors.sh "$@"
+
+# Make two versions of a 3 GiB disk image to measure with: OUT/v1/disk.img and OUT/v2/disk.img
+[positional-arguments]
+bench-images out tree1 tree2 archive1 archive2:
+    benches/images.sh "$@"
+
+# Make a 4 GiB disk image with holes and zeros to measure with
+[positional-arguments]
+bench-image-sparse out tree:
+    benches/images.sh --sparse "$@"
+
+# Make 4 GiB of noise in 64 files to measure with
+[positional-arguments]
+bench-noise out:
+    benches/images.sh --incompressible "$@"
 
 # The documentation of the library
 doc:

@@ -251,7 +251,7 @@ fn no_leftovers() {
         [concat!("to", "do!"), concat!("unimpl", "emented!"), concat!("db", "g!"), concat!("#[ig", "nore"), "\t"];
     let in_src = ["let _ =", "unsafe ", "unsafe{", "#[allow(dead_code", "#![allow"];
     let mut findings = Vec::new();
-    for source in ["src", "tests"].into_iter().flat_map(sources) {
+    for source in ["src", "tests", "benches"].into_iter().flat_map(sources) {
         if !source.text.starts_with("//! ") {
             findings.push(format!("{}: a file opens with `//!` and says what it is for", source.path));
         }
@@ -492,7 +492,7 @@ fn the_readme_is_short_and_its_commands_are_those_of_ci() {
 #[test]
 fn there_is_a_recipe_for_every_daily_task() {
     let justfile = text("justfile");
-    for recipe in ["fmt", "lint", "test", "test-slow", "bench", "doc", "docker", "ci"] {
+    for recipe in ["fmt", "lint", "test", "test-slow", "bench-peers", "bench-floors", "doc", "docker", "ci"] {
         let is_recipe = |line: &str| {
             let rest = line.strip_prefix(recipe);
             rest.is_some_and(|rest| rest.starts_with(':') || (rest.starts_with(' ') && rest.contains(':')))
