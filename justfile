@@ -47,6 +47,11 @@ bench-image-sparse out tree:
 bench-noise out:
     benches/images.sh --incompressible "$@"
 
+# Time the index of all packs with OBJECTS objects in PACKS packs, which are made in DIR: DIR [OBJECTS [PACKS]]
+[positional-arguments]
+bench-index dir *rest:
+    cargo bench --bench index -- "$@"
+
 # The documentation of the library
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked

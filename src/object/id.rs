@@ -29,7 +29,17 @@ impl ObjectId {
 
     /// The name as 64 lower-case hex digits.
     pub fn to_hex(&self) -> String {
-        hex::encode(self.0)
+        self.hex_digits().iter().map(|digit| char::from(*digit)).collect()
+    }
+
+    /// The same as bytes, without a detour over text.
+    pub fn hex_digits(&self) -> [u8; 2 * ID_LEN] {
+        const DIGITS: [u8; 16] = *b"0123456789abcdef";
+        let mut digits = [0; 2 * ID_LEN];
+        for (pair, byte) in digits.chunks_exact_mut(2).zip(self.0) {
+            pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+        }
+        digits
     }
 }
 

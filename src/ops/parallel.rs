@@ -29,7 +29,7 @@ pub(super) struct Handles {
 }
 
 /// More directories in a group bring nothing.
-const MOST_DIRS: usize = 16;
+const MOST_DIRS: usize = 128;
 
 impl Handles {
     /// As many as keep so many threads busy, within what the process may have open.

@@ -37,6 +37,8 @@ pub use shared::SharedRepository;
 pub use snapshots::SnapshotListing;
 pub use write::{Appender, ObjectWriter, WriterOptions};
 
+pub use crate::store::pack::FRAME_CONTENT;
+
 use crate::error::{Error, Result};
 use crate::object::{Config, DocumentError, HashAlgorithm, ListId, MAX_OBJECT, TreeId, display_path};
 use crate::progress::Progress;

@@ -13,7 +13,7 @@ use super::copies::is_unreadable;
 use super::{Repository, Session, WriterOptions};
 use crate::error::{Error, Result};
 use crate::object::ObjectId;
-use crate::store::pack::{FRAME_CONTENT, Frame, FrameBuilder, PackKind, PackName, PackWriter, member_length};
+use crate::store::pack::{Frame, FrameBuilder, PackKind, PackName, PackWriter, member_length};
 use crate::store::staging::Staging;
 
 /// Copies objects into new packs.
@@ -44,7 +44,7 @@ impl<'r> Repacker<'r> {
         let lanes = PackKind::ALL.map(|kind| Lane {
             kind,
             packs: PackWriter::new(repo.backend(), Arc::clone(&staging), kind, repo.hash(), options.pack_size),
-            frame: FrameBuilder::default(),
+            frame: FrameBuilder::new(kind),
         });
         Ok(Self { repo, lanes, finished: Vec::new() })
     }
@@ -85,7 +85,7 @@ impl<'r> Repacker<'r> {
                 return Err(pack.damaged("it changed while it was copied"));
             }
             let content: usize = members.iter().map(|member| member_length(member.length)).sum();
-            if content >= FRAME_CONTENT / 2 && wanted.iter().all(|wanted| *wanted) {
+            if content >= kind.frame_content() / 2 && wanted.iter().all(|wanted| *wanted) {
                 self.append(kind, Frame { members, bytes })?;
                 continue;
             }

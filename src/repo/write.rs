@@ -201,8 +201,7 @@ impl<'r> ObjectWriter<'r> {
     }
 
     fn appender(&self, kind: PackKind) -> Appender<'_, 'r> {
-        let frame = self.lane(kind).idle().pop().unwrap_or_default();
-        Appender { writer: self, kind, frame }
+        Appender { writer: self, kind, frame: None }
     }
 
     fn lane(&self, kind: PackKind) -> &Lane<'r> {
@@ -304,7 +303,7 @@ impl<'r> ObjectWriter<'r> {
         self.batch.publish()?;
         for kind in PackKind::ALL {
             let lane = self.lane(kind);
-            let mut rest = FrameBuilder::default();
+            let mut rest = FrameBuilder::new(kind);
             for mut frame in mem::take(&mut *lane.idle()) {
                 rest.append(&mut frame);
                 if rest.is_full() {
@@ -362,7 +361,8 @@ impl<'r> ObjectWriter<'r> {
 pub struct Appender<'w, 'r> {
     writer: &'w ObjectWriter<'r>,
     kind: PackKind,
-    frame: FrameBuilder,
+    /// Nothing while there is nothing in it.
+    frame: Option<FrameBuilder>,
 }
 
 impl<'w, 'r> Appender<'w, 'r> {
@@ -406,14 +406,24 @@ impl<'w, 'r> Appender<'w, 'r> {
     }
 
     fn push(&mut self, id: ObjectId, content: &[u8]) -> Result<()> {
-        self.frame.push(id, content);
-        if self.frame.is_full() { self.writer.append(self.kind, &mut self.frame) } else { Ok(()) }
+        let frame = self.frame.get_or_insert_with(|| {
+            let idle = self.writer.lane(self.kind).idle().pop();
+            idle.unwrap_or_else(|| FrameBuilder::new(self.kind))
+        });
+        frame.push(id, content);
+        if frame.is_full() { self.writer.append(self.kind, frame) } else { Ok(()) }
+    }
+
+    /// Lets who asks next go on with what was not passed on yet. To be called before other work is waited for.
+    pub fn release(&mut self) {
+        if let Some(frame) = self.frame.take() {
+            self.writer.lane(self.kind).idle().push(frame);
+        }
     }
 }
 
 impl Drop for Appender<'_, '_> {
     fn drop(&mut self) {
-        let frame = mem::take(&mut self.frame);
-        self.writer.lane(self.kind).idle().push(frame);
+        self.release();
     }
 }

@@ -16,20 +16,22 @@
 //! ([`Packs::has_much_to_save`]). Open files and decoded frames are kept in caches of fixed size.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::backend::{Backend, EntryKind};
 use super::index::{self, IndexEntry, IndexFile};
 use super::layout;
 use super::loose::{ReadRules, list_or_empty};
-use super::pack::{DecodedFrame, FinishedPack, Member, PackFile, PackName};
+use super::pack::{DecodedFrame, FRAME_CONTENT, FinishedPack, Member, PackFile, PackName};
 use super::staging::Staging;
 use crate::error::{Error, Result};
 use crate::fs::open_file_budget;
 use crate::object::ObjectId;
 
-/// Decoded frames are kept up to so many bytes.
-const FRAME_CACHE: usize = 48 << 20;
+/// Decoded frames are kept up to so many bytes, and so many for each thread.
+const FRAME_CACHE: usize = 64 << 20;
+const FRAME_CACHE_OF_THREAD: usize = 4 * FRAME_CONTENT;
 /// With so many entries in memory, and a share of those in the file, the index file is written anew. (So the cost of
 /// writing it is at most [`SAVE_SHARE`] times its final size, however much is added.)
 const SAVE_ENTRIES: usize = 1 << 19;
@@ -106,6 +108,11 @@ impl Recent {
 }
 
 impl Packs {
+    /// Makes room for as many decoded frames as so many threads need that read beside each other.
+    pub fn expect_threads(&self, threads: usize) {
+        self.frames.most.fetch_max(threads.saturating_mul(FRAME_CACHE_OF_THREAD), Ordering::Relaxed);
+    }
+
     /// Finds out which packs there are. Their content is not looked at, except for the indexes of those that `cache/index`
     /// does not cover.
     pub fn open(backend: Arc<dyn Backend>, rules: ReadRules) -> Result<Self> {
@@ -389,7 +396,7 @@ fn count(number: usize) -> u32 {
 /// others who want the same wait for it.
 #[derive(Debug)]
 struct Cache<K, V> {
-    most: usize,
+    most: AtomicUsize,
     inner: Mutex<CacheInner<K, V>>,
 }
 
@@ -409,7 +416,10 @@ struct CacheSlot<V> {
 
 impl<K: Copy + Eq + std::hash::Hash, V> Cache<K, V> {
     fn new(most: usize) -> Self {
-        Self { most, inner: Mutex::new(CacheInner { slots: HashMap::new(), weight: 0, clock: 0 }) }
+        Self {
+            most: AtomicUsize::new(most),
+            inner: Mutex::new(CacheInner { slots: HashMap::new(), weight: 0, clock: 0 }),
+        }
     }
 
     fn inner(&self) -> MutexGuard<'_, CacheInner<K, V>> {
@@ -457,7 +467,7 @@ impl<K: Copy + Eq + std::hash::Hash, V> Cache<K, V> {
         let Some(slot) = inner.slots.get_mut(&key) else { return };
         slot.weight = weight;
         inner.weight += weight;
-        while inner.weight > self.most {
+        while inner.weight > self.most.load(Ordering::Relaxed) {
             let others = inner.slots.iter().filter(|(other, slot)| **other != key && slot.weight > 0);
             let Some(oldest) = others.min_by_key(|(_, slot)| slot.used).map(|(oldest, _)| *oldest) else { return };
             let gone = inner.slots.remove(&oldest).map_or(0, |slot| slot.weight);

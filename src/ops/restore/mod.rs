@@ -25,7 +25,7 @@ use crate::error::{Error, Result};
 use crate::fs::{Identity, TargetDir};
 use crate::object::{Counts, Entry, EntryKind, Name, TreeId, display_path};
 use crate::progress::{Progress, Warning, WarningReason};
-use crate::repo::{Entries, Repository};
+use crate::repo::{Entries, FRAME_CONTENT, Repository};
 
 /// What to restore, and where.
 #[derive(Debug, Clone)]
@@ -54,9 +54,9 @@ pub struct RestoreReport {
 }
 
 /// A group of files goes to a worker when it has so many files,
-const GROUP_FILES: usize = 64;
-/// or so many bytes.
-const GROUP_BYTES: u64 = 4 << 20;
+const GROUP_FILES: usize = 1024;
+/// or so many bytes: about a frame of a pack, so that threads seldom wait for the same one.
+const GROUP_BYTES: u64 = FRAME_CONTENT as u64;
 
 /// Restores a snapshot.
 pub fn restore(repo: &Repository, options: &RestoreOptions<'_>, progress: &dyn Progress) -> Result<RestoreReport> {
@@ -70,6 +70,7 @@ pub fn restore(repo: &Repository, options: &RestoreOptions<'_>, progress: &dyn P
     };
     let selection = select(repo, &top, options)?;
     refuse_repository_as_output(repo, options.output)?;
+    repo.packs()?.expect_threads(options.threads.get());
     let threads = parallel::pool(options.threads)?;
     let root = Arc::new(TargetDir::open_root(options.output)?);
     let handles = Handles::for_threads(options.threads);

@@ -18,15 +18,18 @@ use crate::error::{Error, Result};
 use crate::object::{Chunker, Counts, Entry, EntryKind, HashAlgorithm, Name, TreeBuilder, TreeId};
 use crate::ops::parallel::Handles;
 use crate::progress::Progress;
-use crate::repo::{Appender, ObjectWriter};
+use crate::repo::{Appender, FRAME_CONTENT, ObjectWriter};
 
 /// A group ends when it has so many files,
-const GROUP_FILES: usize = 64;
-/// or files of so many bytes together,
-const GROUP_BYTES: u64 = 4 << 20;
+const GROUP_FILES: usize = 1024;
+/// or files of so many bytes together: what fills a frame of a pack, so that each frame holds neighbours,
+const GROUP_BYTES: u64 = FRAME_CONTENT as u64;
 /// or so many events, or when it enters so many directories as [`Handles`] allows: each is held open while the group is
 /// in flight.
-const GROUP_EVENTS: usize = 256;
+const GROUP_EVENTS: usize = 4096;
+
+/// What a file takes in a frame besides its content, on average: a header, and padding.
+const MEMBER_OVERHEAD: u64 = 768;
 
 /// What the assembly found, besides the trees.
 pub(super) trait Notes {
@@ -89,7 +92,7 @@ impl Group {
         match &event {
             Event::File(file) => {
                 self.files += 1;
-                self.bytes = self.bytes.saturating_add(file.stat.size);
+                self.bytes = self.bytes.saturating_add(file.stat.size).saturating_add(MEMBER_OVERHEAD);
             }
             Event::Enter(_) => self.dirs += 1,
             _ => {}

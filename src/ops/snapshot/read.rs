@@ -3,21 +3,20 @@
 //! A file is taken as read only if it was the same before and after: kind, size, times, inode. Otherwise it is read
 //! again, up to [`ATTEMPTS`] times; the last reading is kept and reported as changed.
 
+use std::mem;
+
 use rayon::prelude::*;
 
 use super::walk::FileToRead;
 use crate::error::{Error, Result};
 use crate::fs::{SourceFile, SourceKind, Stat};
 use crate::object::{BlobId, Chunker, Content, ListBuilder, ObjectId};
-use crate::repo::{Appender, ObjectWriter};
+use crate::repo::{Appender, FRAME_CONTENT, ObjectWriter};
 
 /// So often a file that changes is read.
 const ATTEMPTS: u32 = 3;
-/// A large file is read in parts of this many bytes (and one of the longest chunks); the chunks of a part are stored
-/// in parallel.
-const PART: usize = 4 << 20;
-/// One thread stores about so many bytes of neighbouring chunks: a frame of a pack.
-const RUN: usize = 1 << 20;
+/// One thread stores about so many bytes of neighbouring chunks of a large file at a time.
+const RUN: usize = 2 << 20;
 
 /// The most bytes that are read of a file that claims to be empty.
 const PSEUDO_FILE: u64 = 256 << 20;
@@ -93,35 +92,52 @@ fn read_content(
     expected: Stat,
 ) -> Result<(u64, Content), Failure> {
     let sizes = chunker.sizes();
-    let whole = sizes.whole_file();
-    let mut part = Part::new(expected.size, PART + sizes.maximum());
+    let mut part = Part::new(expected.size, part_length() + sizes.maximum());
     part.fill(source)?;
-    if !part.ended && part.filled <= whole {
+    if !part.ended && part.filled <= sizes.whole_file() {
         part.fill(source)?;
     }
-    if part.filled <= whole {
+    if part.filled <= sizes.whole_file() {
         let id = blobs.store(part.bytes()).map_err(Failure::Repository)?;
         return Ok((part.filled as u64, Content::Blob(BlobId(id))));
     }
-    let mut list = ListBuilder::new();
     let writer = blobs.writer();
     let mut lists = writer.trees();
     let mut store = |piece: &[u8]| lists.store(piece).map_err(Failure::Repository);
-    loop {
-        let (chunks, rest) = cut(chunker, part.bytes(), part.ended);
-        let ids = store_chunks(writer, &chunks).map_err(Failure::Repository)?;
-        for (id, chunk) in ids.into_iter().zip(&chunks) {
+    let mut list = ListBuilder::new();
+    part.cut(chunker);
+    if part.ended && part.filled <= FRAME_CONTENT {
+        // Not worth the other threads: it stays beside its neighbours.
+        for chunk in part.chunks() {
+            let id = blobs.store(chunk).map_err(Failure::Repository)?;
             list.push(BlobId(id), chunk.len() as u64, &mut store)?;
         }
-        if part.ended {
-            break;
+    } else {
+        blobs.release();
+        loop {
+            // The next part is read and cut while this one is stored.
+            let mut next = part.following();
+            let (ids, read) = rayon::join(
+                || store_chunks(writer, &part.chunks().collect::<Vec<_>>()),
+                || if part.ended { Ok(()) } else { next.fill(source).map(|()| next.cut(chunker)) },
+            );
+            for (id, chunk) in ids.map_err(Failure::Repository)?.into_iter().zip(part.chunks()) {
+                list.push(BlobId(id), chunk.len() as u64, &mut store)?;
+            }
+            read?;
+            if part.ended {
+                break;
+            }
+            part.become_next(next);
         }
-        let rest = rest.len();
-        part.keep_last(rest);
-        part.fill(source)?;
     }
     let (list, depth, size) = list.finish(&mut store)?;
     Ok((size, Content::Chunks { list, depth }))
+}
+
+/// A large file is read in parts of so many bytes (and one of the longest chunks), whose chunks are stored in parallel.
+fn part_length() -> usize {
+    RUN * rayon::current_num_threads().max(2) * 2
 }
 
 /// Stores chunks on all threads, each a run of neighbours that fills a frame.
@@ -157,13 +173,17 @@ struct Part {
     longest: usize,
     left: u64,
     ended: bool,
+    /// The lengths of the chunks, as far as the cuts are certain without seeing more of the file.
+    cuts: Vec<usize>,
+    /// The buffer of the part before this one, to be used again.
+    spare: Vec<u8>,
 }
 
 impl Part {
     fn new(expected: u64, longest: usize) -> Self {
         let left = if expected == 0 { PSEUDO_FILE } else { expected };
         let first = if expected == 0 { 4096 } else { usize::try_from(expected).unwrap_or(longest).min(longest) };
-        Self { buffer: vec![0; first], filled: 0, longest, left, ended: false }
+        Self { buffer: vec![0; first], filled: 0, longest, left, ended: false, cuts: Vec::new(), spare: Vec::new() }
     }
 
     fn bytes(&self) -> &[u8] {
@@ -184,20 +204,40 @@ impl Part {
         Ok(())
     }
 
-    /// Drops all but the last `count` bytes.
-    fn keep_last(&mut self, count: usize) {
-        self.buffer.copy_within(self.filled - count..self.filled, 0);
-        self.filled = count;
+    /// Cuts it into chunks.
+    fn cut(&mut self, chunker: Chunker) {
+        self.cuts.clear();
+        let mut rest = &self.buffer[..self.filled];
+        while rest.len() >= chunker.sizes().maximum() || (self.ended && !rest.is_empty()) {
+            let length = chunker.cut(rest);
+            self.cuts.push(length);
+            rest = &rest[length..];
+        }
     }
-}
 
-/// Cuts `data` into chunks, as far as the cuts are certain without seeing more of the file, and returns the rest.
-fn cut(chunker: Chunker, mut data: &[u8], ended: bool) -> (Vec<&[u8]>, &[u8]) {
-    let mut chunks = Vec::new();
-    while data.len() >= chunker.sizes().maximum() || (ended && !data.is_empty()) {
-        let (chunk, rest) = data.split_at(chunker.cut(data));
-        chunks.push(chunk);
-        data = rest;
+    /// The chunks.
+    fn chunks(&self) -> impl Iterator<Item = &[u8]> {
+        let mut rest = self.bytes();
+        self.cuts.iter().map(move |length| {
+            let (chunk, after) = rest.split_at(*length);
+            rest = after;
+            chunk
+        })
     }
-    (chunks, data)
+
+    /// The next part, as far as it is in memory: what is left behind the last cut.
+    fn following(&mut self) -> Self {
+        let cut: usize = self.cuts.iter().sum();
+        let mut buffer = mem::take(&mut self.spare);
+        buffer.resize(self.longest, 0);
+        let rest = &self.bytes()[cut..];
+        buffer[..rest.len()].copy_from_slice(rest);
+        let (filled, longest, left) = (rest.len(), self.longest, self.left);
+        Self { buffer, filled, longest, left, ended: self.ended, cuts: Vec::new(), spare: Vec::new() }
+    }
+
+    fn become_next(&mut self, next: Self) {
+        let before = mem::replace(self, next);
+        self.spare = before.buffer;
+    }
 }

@@ -1,14 +1,15 @@
 //! Frames on their way into a pack.
 
-use super::FRAME_CONTENT;
+use super::PackKind;
 use super::index::Member;
 use super::member::{BLOCK, member_header};
 use crate::object::ObjectId;
 use crate::store::codec;
 
 /// Gathers objects for one frame, as members of a tar archive.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct FrameBuilder {
+    kind: PackKind,
     tar: Vec<u8>,
     members: Vec<Member>,
 }
@@ -23,6 +24,11 @@ pub struct Frame {
 }
 
 impl FrameBuilder {
+    /// Nothing, for a pack of this kind.
+    pub fn new(kind: PackKind) -> Self {
+        Self { kind, tar: Vec::new(), members: Vec::new() }
+    }
+
     /// Adds an object. No object is longer than what a `u32` counts.
     pub fn push(&mut self, id: ObjectId, content: &[u8]) {
         let length = u32::try_from(content.len()).unwrap_or(u32::MAX);
@@ -39,7 +45,7 @@ impl FrameBuilder {
 
     /// Whether enough is gathered for a frame.
     pub fn is_full(&self) -> bool {
-        self.tar.len() >= FRAME_CONTENT
+        self.tar.len() >= self.kind.frame_content()
     }
 
     /// The bytes that are gathered.

@@ -12,7 +12,7 @@ pub(super) const BLOCK: usize = 512;
 pub fn member_header(id: ObjectId, length: u32) -> [u8; BLOCK] {
     let mut header = [0; BLOCK];
     let mut put = |at: usize, text: &[u8]| header[at..at + text.len()].copy_from_slice(text);
-    put(0, id.to_hex().as_bytes());
+    put(0, &id.hex_digits());
     put(100, b"0000400");
     put(108, b"0000000");
     put(116, b"0000000");

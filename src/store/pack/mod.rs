@@ -31,13 +31,17 @@ pub use write::{FinishedPack, PackWriter};
 use super::layout;
 use crate::object::ObjectId;
 
-/// A frame is complete when it has so many bytes of content, tar headers and padding included. Measured in
+/// A frame of blobs is complete when it has so many bytes of content, tar headers and padding included. Measured in
 /// `docs/design.md`.
-pub const FRAME_CONTENT: usize = 1 << 20;
+pub const FRAME_CONTENT: usize = 4 << 20;
+
+/// The same for a frame of trees: they are mostly hashes, which larger frames do not make smaller, and are read one by
+/// one.
+pub const TREE_FRAME_CONTENT: usize = 512 << 10;
 
 /// No frame has more bytes of content than this and the largest object together. (Room for writers that make larger
 /// frames.)
-pub const MAX_FRAME_EXTRA: usize = 4 << 20;
+pub const MAX_FRAME_EXTRA: usize = 16 << 20;
 
 /// A pack is complete when it has so many bytes.
 pub const PACK_SIZE: u64 = 256 << 20;
@@ -57,6 +61,14 @@ pub enum PackKind {
 impl PackKind {
     /// Every kind there is.
     pub const ALL: [Self; 2] = [Self::Blobs, Self::Trees];
+
+    /// A frame is complete when it has so many bytes of content.
+    pub const fn frame_content(self) -> usize {
+        match self {
+            Self::Blobs => FRAME_CONTENT,
+            Self::Trees => TREE_FRAME_CONTENT,
+        }
+    }
 
     /// As it stands in the name of the file.
     pub const fn name(self) -> &'static str {

@@ -1,0 +1,137 @@
+//! The index of all packs at scale: how long it takes to open, to find and not to find, and what it holds in memory.
+//!
+//! ```text
+//! cargo bench --bench index -- DIR [OBJECTS [PACKS]]
+//! ```
+//!
+//! Makes packs in a new repository in DIR (which must not exist), 10 million objects in 1,000 packs unless said otherwise.
+//! They have a whole index and a hole where the frames would be: 36 bytes an object on the disk. They are taken in one by
+//! one, as a snapshot does it, with the index file written whenever much has come; then everything is opened anew.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use backuptool::object::{HashAlgorithm, MAX_OBJECT, ObjectId};
+use backuptool::store::LocalBackend;
+use backuptool::store::loose::ReadRules;
+use backuptool::store::pack::{FinishedPack, FrameEntry, Member, PackIndex, PackKind, PackName};
+use backuptool::store::packs::Packs;
+use backuptool::store::staging::{RunInfo, Staging};
+
+const HASH: HashAlgorithm = HashAlgorithm::Blake3;
+const RULES: ReadRules = ReadRules { hash: HASH, max_object: MAX_OBJECT };
+const LOOKUPS: u64 = 1_000_000;
+/// A frame has about so many objects.
+const FRAME: usize = 100;
+
+fn main() {
+    // `cargo bench` passes this to every bench.
+    let mut arguments = std::env::args_os().skip(1).filter(|argument| argument != "--bench");
+    let Some(dir) = arguments.next().map(PathBuf::from) else {
+        println!("usage: cargo bench --bench index -- DIR [OBJECTS [PACKS]]");
+        return;
+    };
+    let mut number = |default: u64| {
+        let argument = arguments.next().map(|text| text.to_str().and_then(|text| text.parse().ok()).expect("a number"));
+        argument.unwrap_or(default)
+    };
+    // As the program does: each hit is confirmed in a pack, which is best held open.
+    backuptool::ops::raise_open_file_limit();
+    let (objects, packs) = (number(10_000_000), number(1000));
+    fs::create_dir(&dir).expect("DIR must not exist");
+    for sub in ["packs", "cache", "tmp"] {
+        fs::create_dir(dir.join(sub)).expect("make the repository");
+    }
+    let backend = Arc::new(LocalBackend::open(&dir).expect("open the repository"));
+    let info = RunInfo { host: "bench".into(), pid: 0, command: "bench".into(), start: jiff::Timestamp::UNIX_EPOCH };
+    let staging = Staging::begin(&*backend, &info).expect("begin staging");
+
+    let each = objects / packs;
+    println!("{} objects in {packs} packs", each * packs);
+    let begun = Instant::now();
+    let all = Packs::open(backend.clone(), RULES).expect("open no packs");
+    let mut saves = 0;
+    for pack in 0..packs {
+        all.add(&make(&dir, pack * each..(pack + 1) * each));
+        if all.has_much_to_save() {
+            all.save(&staging).expect("write the index");
+            saves += 1;
+        }
+    }
+    all.save(&staging).expect("write the index");
+    println!("made, with {saves} index files on the way: {:.1} s; {}", begun.elapsed().as_secs_f64(), memory());
+    drop(all);
+
+    let begun = Instant::now();
+    let all = Packs::open(backend.clone(), RULES).expect("open the packs");
+    let length = fs::metadata(dir.join("cache/index")).expect("the index").len();
+    println!("open: {:.1} ms; the file has {} MiB; {}", begun.elapsed().as_secs_f64() * 1e3, length >> 20, memory());
+
+    for round in ["first", "second"] {
+        time(
+            &format!("hits, {round} time"),
+            |n| all.holds(name(scattered(n) % (each * packs))).expect("look up"),
+            true,
+        );
+        time(&format!("misses, {round} time"), |n| all.holds(name(u64::MAX - n)).expect("look up"), false);
+    }
+    drop(all);
+
+    fs::remove_file(dir.join("cache/index")).expect("remove the index");
+    let begun = Instant::now();
+    let all = Packs::open(backend.clone(), RULES).expect("open the packs");
+    println!("open without the index file: {:.1} s; {}", begun.elapsed().as_secs_f64(), memory());
+    all.save(&staging).expect("write the index");
+}
+
+fn time(what: &str, look_up: impl Fn(u64) -> bool, expected: bool) {
+    let begun = Instant::now();
+    for n in 0..LOOKUPS {
+        assert_eq!(look_up(n), expected);
+    }
+    let each = begun.elapsed().as_secs_f64() / f64::from(u32::try_from(LOOKUPS).unwrap_or(u32::MAX));
+    println!("{what}: {:.2} µs each; {}", each * 1e6, memory());
+}
+
+/// A number that has nothing to do with those beside it.
+fn scattered(n: u64) -> u64 {
+    n.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 8
+}
+
+fn name(n: u64) -> ObjectId {
+    HASH.hash(&n.to_le_bytes())
+}
+
+/// Makes a pack for these objects, with a hole in place of the frames.
+fn make(dir: &Path, objects: std::ops::Range<u64>) -> FinishedPack {
+    let hash = HASH.hash(&[b"pack", &objects.start.to_le_bytes()[..]].concat());
+    let name_of_pack = PackName { hash, kind: PackKind::Blobs };
+    let members: Vec<Member> = objects.map(|n| Member { id: name(n), length: 4096 }).collect();
+    let frame = |members: &[Member]| FrameEntry { length: 100_000, objects: u32::try_from(members.len()).unwrap_or(0) };
+    let index = PackIndex { frames: members.chunks(FRAME).map(frame).collect(), members };
+    let bytes = index.encode(HASH);
+    let data = index.frames.iter().map(|frame| u64::from(frame.length)).sum::<u64>();
+    let file = File::create(dir.join(name_of_pack.path())).expect("make a pack");
+    file.write_all_at(&bytes, data).expect("write a pack");
+    FinishedPack { name: name_of_pack, length: data + bytes.len() as u64, members: index.members }
+}
+
+/// What this process holds, as the system sees it.
+fn memory() -> String {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let value = |key: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(key));
+        line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) >> 10
+    };
+    std::io::stdout().flush().unwrap_or_default();
+    format!(
+        "memory {} MiB, of it mapped files {} MiB, peak {} MiB",
+        value("VmRSS:"),
+        value("RssFile:"),
+        value("VmHWM:")
+    )
+}
