@@ -92,6 +92,16 @@ impl Chunker {
     /// The length of the first chunk of `data`. The answer depends only on the first [`ChunkSizes::maximum`] bytes;
     /// `data` must hold that many unless the file ends with it. An empty `data` has an empty chunk.
     pub fn cut(&self, data: &[u8]) -> usize {
+        // Nothing in a run of zeros looks like a cut, whatever the sizes; seeing that they are zeros is much faster than
+        // looking for one, and disk images are full of them.
+        match data.get(..self.sizes.maximum()) {
+            Some(longest) if is_zeros(longest) => longest.len(),
+            _ => self.gear(data),
+        }
+    }
+
+    /// The length of the first chunk, whatever it holds.
+    fn gear(&self, data: &[u8]) -> usize {
         let ChunkSizes { minimum, average, maximum } = self.sizes;
         let (_, length) = cut(
             data,
@@ -105,6 +115,12 @@ impl Chunker {
         );
         length
     }
+}
+
+/// Whether all bytes are zero.
+pub fn is_zeros(bytes: &[u8]) -> bool {
+    // The first byte is zero and each one is as the one before it: a comparison of memory, which stops at the first other.
+    bytes.first().is_none_or(|first| *first == 0 && bytes[1..] == bytes[..bytes.len() - 1])
 }
 
 #[cfg(test)]
@@ -150,6 +166,25 @@ mod tests {
         let large: &[usize] = &[6_454_839, 6_189_515, 3_163_779, 1_689_008, 3_474_379];
         assert_eq!(cuts(ChunkSizes::with_average(4 * MIB).unwrap(), &noise(20 << 20, 2)), large);
         assert_eq!(cuts(ChunkSizes::default(), &vec![0; 600_000]), [262_144, 262_144, 75_712]);
+    }
+
+    #[test]
+    fn zeros_are_cut_at_the_maximum_as_the_gear_would() {
+        let mut average = ChunkSizes::SMALLEST;
+        while average <= ChunkSizes::LARGEST {
+            let chunker = Chunker::new(ChunkSizes::with_average(average).unwrap());
+            let maximum = chunker.sizes().maximum();
+            let mut data = vec![0; maximum + 1];
+            assert_eq!((chunker.cut(&data), chunker.gear(&data)), (maximum, maximum));
+            for other in [0, 1, maximum / 2, maximum - 1, maximum] {
+                data[other] = 1;
+                assert_eq!(chunker.cut(&data), chunker.gear(&data), "{average}, {other}");
+                data[other] = 0;
+            }
+            average *= 2;
+        }
+        assert!(is_zeros(&[]) && is_zeros(&[0]) && is_zeros(&[0; 100]));
+        assert!(!is_zeros(&[1]) && !is_zeros(&[0, 1]) && !is_zeros(&[1, 0]));
     }
 
     #[test]

@@ -15,7 +15,7 @@ mod snapshot;
 mod split;
 mod tree;
 
-pub use chunker::{ChunkSizes, Chunker};
+pub use chunker::{ChunkSizes, Chunker, is_zeros};
 pub use config::{Config, FORMAT};
 pub use document::DocumentError;
 pub use id::{BlobId, HashAlgorithm, Hasher, ID_LEN, ListId, NotAnId, ObjectId, TreeId};

@@ -85,7 +85,7 @@ impl Repository {
             other => other,
         })?;
         let Some((frame, position)) = frame else { return Ok(None) };
-        if self.hash().hash(frame.content(position)) == id {
+        if frame.verify(position, self.hash()) {
             return Ok(Some(ObjectBytes(Held::InFrame(frame, position))));
         }
         let pack = self.packs()?.file(location.slot)?.name();

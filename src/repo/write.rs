@@ -31,11 +31,11 @@
 use std::collections::{HashMap, HashSet};
 use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::{Repository, Session, lock};
 use crate::error::{Error, Result};
-use crate::object::{Added, ObjectId, Snapshot, Tree};
+use crate::object::{Added, ObjectId, Snapshot, Tree, is_zeros};
 use crate::store::batch::{Batch, SyncMethod};
 use crate::store::pack::{FinishedPack, FrameBuilder, PACK_SIZE, PackKind, PackWriter};
 use crate::store::packs::Packs;
@@ -88,6 +88,8 @@ pub struct ObjectWriter<'r> {
     blobs: Lane<'r>,
     trees: Lane<'r>,
     reused_packs: AtomicBool,
+    /// The name of the longest chunk of zeros.
+    zeros: OnceLock<ObjectId>,
     added: AddedCounters,
     replaced: AtomicU64,
 }
@@ -180,6 +182,7 @@ impl<'r> ObjectWriter<'r> {
             blobs,
             trees,
             reused_packs: AtomicBool::new(false),
+            zeros: OnceLock::new(),
             added: AddedCounters::default(),
             replaced: AtomicU64::new(0),
         })
@@ -209,6 +212,15 @@ impl<'r> ObjectWriter<'r> {
             PackKind::Blobs => &self.blobs,
             PackKind::Trees => &self.trees,
         }
+    }
+
+    /// The name of an object. Disk images have the same long chunk of zeros thousands of times: it is hashed once.
+    fn name(&self, content: &[u8]) -> ObjectId {
+        let hash = |content: &[u8]| self.repo.hash().hash(content);
+        if content.len() == self.repo.config().chunks.maximum() && is_zeros(content) {
+            return *self.zeros.get_or_init(|| hash(content));
+        }
+        hash(content)
     }
 
     /// Whether the object has to be stored by who asks.
@@ -374,7 +386,7 @@ impl<'w, 'r> Appender<'w, 'r> {
     /// Stores an object unless it is there, and returns its name.
     pub fn store(&mut self, content: &[u8]) -> Result<ObjectId> {
         let writer = self.writer;
-        let id = writer.repo.hash().hash(content);
+        let id = writer.name(content);
         if !writer.is_wanted(id, content)? {
             return Ok(id);
         }

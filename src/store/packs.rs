@@ -30,7 +30,7 @@ use crate::fs::open_file_budget;
 use crate::object::ObjectId;
 
 /// Decoded frames are kept up to so many bytes, and so many for each thread.
-const FRAME_CACHE: usize = 64 << 20;
+const FRAME_CACHE: usize = 48 << 20;
 const FRAME_CACHE_OF_THREAD: usize = 4 * FRAME_CONTENT;
 /// With so many entries in memory, and a share of those in the file, the index file is written anew. (So the cost of
 /// writing it is at most [`SAVE_SHARE`] times its final size, however much is added.)

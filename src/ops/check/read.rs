@@ -14,8 +14,8 @@ use crate::repo::Repository;
 use crate::store::loose;
 use crate::store::pack::{Member, PackFile, PackName};
 
-/// So many frames are read at a time.
-const STRETCH: usize = 32;
+/// So many bytes of frames are read at a time for each thread, and one frame more.
+const STRETCH: u64 = 2 << 20;
 
 /// What is known of a stored object.
 pub(super) enum Stored {
@@ -103,7 +103,7 @@ fn read_pack(
     let mut read = read_stretch(pack, 0);
     let mut first = 0;
     while first < pack.frames() {
-        let next = (first + STRETCH).min(pack.frames());
+        let next = stretch_end(pack, first);
         let bytes = std::mem::replace(&mut read, Ok(Vec::new()));
         let stretch = match &bytes {
             Ok(bytes) => bytes.as_slice(),
@@ -152,7 +152,18 @@ fn finish(pack: &PackFile, mut hasher: Hasher) -> Result<()> {
 }
 
 fn read_stretch(pack: &PackFile, first: usize) -> Result<Vec<Vec<u8>>> {
-    (first..(first + STRETCH).min(pack.frames())).map(|frame| pack.frame_bytes(frame)).collect()
+    (first..stretch_end(pack, first)).map(|frame| pack.frame_bytes(frame)).collect()
+}
+
+/// The frame after the last one of the stretch that begins with `first`.
+fn stretch_end(pack: &PackFile, first: usize) -> usize {
+    let most = STRETCH * rayon::current_num_threads() as u64;
+    let mut bytes = 0;
+    let end = (first..pack.frames()).find(|frame| {
+        bytes += pack.frame_length(*frame);
+        bytes >= most
+    });
+    end.map_or(pack.frames(), |last| last + 1)
 }
 
 fn frame_members<'m>(pack: &PackFile, frame: usize, members: &'m [Member]) -> &'m [Member] {

@@ -1,6 +1,7 @@
 //! Reading a pack.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::index::{
     FOOTER, Footer, FrameEntry, MEMBER, Member, PackIndex, content_length, decode_frames, longest_content,
@@ -8,7 +9,7 @@ use super::index::{
 use super::member::BLOCK;
 use super::{PackName, member_header, member_length};
 use crate::error::{Error, Result};
-use crate::object::Hasher;
+use crate::object::{HashAlgorithm, Hasher};
 use crate::store::codec;
 use crate::store::loose::ReadRules;
 use crate::store::{Backend, StoredFile};
@@ -39,6 +40,8 @@ pub struct DecodedFrame {
     members: Vec<Member>,
     /// Where the content of each member begins in `tar`.
     starts: Vec<u32>,
+    /// Which members were found to be what their names say. They stay so: the frame is not changed.
+    verified: Vec<AtomicBool>,
 }
 
 impl DecodedFrame {
@@ -51,6 +54,15 @@ impl DecodedFrame {
     pub fn content(&self, position: usize) -> &[u8] {
         let start = self.starts[position] as usize;
         &self.tar[start..start + self.members[position].length as usize]
+    }
+
+    /// Whether the object at `position` is what its name says. It is hashed once.
+    pub fn verify(&self, position: usize, hash: HashAlgorithm) -> bool {
+        let verified = &self.verified[position];
+        if !verified.load(Ordering::Relaxed) && hash.hash(self.content(position)) == self.members[position].id {
+            verified.store(true, Ordering::Relaxed);
+        }
+        verified.load(Ordering::Relaxed)
     }
 
     /// The bytes that it takes in memory.
@@ -180,6 +192,11 @@ impl PackFile {
         (self.frames[frame].first, self.frames[frame].objects)
     }
 
+    /// The length of a frame in the pack.
+    pub fn frame_length(&self, frame: usize) -> u64 {
+        u64::from(self.frames[frame].length)
+    }
+
     /// The bytes of a frame as they stand in the pack.
     pub fn frame_bytes(&self, frame: usize) -> Result<Vec<u8>> {
         let FrameAt { offset, length, .. } = self.frames[frame];
@@ -224,7 +241,8 @@ impl PackFile {
             starts.push(u32::try_from(at + BLOCK).unwrap_or(u32::MAX));
             at += member_length(member.length);
         }
-        Ok(DecodedFrame { tar, members, starts })
+        let verified = members.iter().map(|_| AtomicBool::new(false)).collect();
+        Ok(DecodedFrame { tar, members, starts, verified })
     }
 
     /// The bytes of the index and all around it: what follows the last frame.
