@@ -1,5 +1,8 @@
 //! `docs/format.md` says what a repository is made of. Its worked examples are checked here against the library: a
 //! changed example, or a changed encoding, fails.
+//!
+//! The blocks about packs (those called `packed-…`) are made by this test, from the example repository with packs:
+//! `BACKUPTOOL_BLESS=1 cargo test packed_examples` writes them into the document anew.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -21,6 +24,7 @@ use backuptool::ops::{check, snapshot};
 use backuptool::progress::Silent;
 use backuptool::repo::{self, InitOptions, Session, SharedRepository, WriterOptions};
 
+use backuptool::store::pack::{PackFile, PackKind, member_header, member_length};
 use backuptool::store::staging::RunInfo;
 use backuptool::store::{LocalBackend, codec, layout};
 
@@ -76,9 +80,8 @@ fn session() -> Session<'static> {
     }
 }
 
-/// The repository that the document's examples are from: its source taken, and its configuration and ref replaced by
-/// those of the document, which differ from what a run writes in the random id, the times and the names.
-fn example_repository(dir: &Path, blocks: &[Block]) -> SharedRepository {
+/// Makes the directory that the document's examples are from, and a repository with a snapshot of it.
+fn take_example(dir: &Path, writing: WriterOptions) -> (Arc<LocalBackend>, Snapshot) {
     let source = dir.join("source");
     fs::create_dir_all(source.join("docs")).unwrap();
     fs::write(source.join("a.txt"), "hello\n").unwrap();
@@ -86,8 +89,7 @@ fn example_repository(dir: &Path, blocks: &[Block]) -> SharedRepository {
     std::os::unix::fs::symlink("a.txt", source.join("latest")).unwrap();
     fs::write(source.join("zeros"), vec![0; 300_000]).unwrap();
 
-    let path = dir.join("repo");
-    let backend = Arc::new(LocalBackend::make(&path).unwrap());
+    let backend = Arc::new(LocalBackend::make(&dir.join("repo")).unwrap());
     repo::init(Arc::clone(&backend) as _, &InitOptions::default(), &session()).unwrap();
     let shared = SharedRepository::open(Arc::clone(&backend) as _, &session()).unwrap();
     let options = snapshot::SnapshotOptions {
@@ -96,12 +98,18 @@ fn example_repository(dir: &Path, blocks: &[Block]) -> SharedRepository {
         clock: || "2024-09-01T12:35:22Z".parse().unwrap(),
         utc_offset: 7200,
         allow_empty: false,
-        writing: WriterOptions::default(),
+        writing,
         threads: NonZero::<usize>::MIN,
     };
     let taken = snapshot::snapshot(&shared, &options, &session()).unwrap().snapshot;
-    drop(shared);
+    (backend, taken)
+}
 
+/// The repository of the examples, its configuration and ref replaced by those of the document, which differ from what a
+/// run writes in the random id, the times and the names.
+fn example_repository(dir: &Path, blocks: &[Block]) -> SharedRepository {
+    let (backend, taken) = take_example(dir, WriterOptions::default());
+    let path = dir.join("repo");
     let documented = Snapshot::decode(Blake3, example(blocks, "json ref-example").as_bytes()).unwrap();
     assert_eq!((documented.tree, documented.counts, documented.added), (taken.tree, taken.counts, taken.added));
     for (name, info) in [("config.json", "json config-example"), ("snapshots/1.json", "json ref-example")] {
@@ -226,17 +234,19 @@ fn limits_are_those_of_the_code() {
         assert_eq!(evaluate(expression), evaluate(&value.replace(',', "")), "{row}");
         seen += 1;
     }
-    assert!(seen >= 10, "{seen} rows");
+    assert!(seen >= 14, "{seen} rows");
 }
 
-/// The value of an expression of numbers, `KIB`, `MIB`, `*` and `<<`.
+/// The value of an expression of numbers, `KIB`, `MIB`, `u32::MAX`, `*` and `<<`.
 fn evaluate(expression: &str) -> u64 {
     if let Some((left, right)) = expression.split_once(" << ") {
         return evaluate(left) << evaluate(right);
     }
+    let expression = expression.trim_end_matches(" as u64");
     let factor = |factor: &str| match factor {
         "KIB" | "KiB" => 1024,
         "MIB" | "MiB" => 1024 * 1024,
+        "u32::MAX" => u32::MAX.into(),
         number => number.replace('_', "").parse::<u64>().unwrap_or_else(|_| panic!("{expression}")),
     };
     expression.split([' ', '*']).filter(|part| !part.is_empty()).map(factor).product()
@@ -294,11 +304,8 @@ fn interpret(root: &Path, command: &str) -> String {
             let value: serde_json::Value = serde_json::from_slice(&fs::read(root.join(path)).unwrap()).unwrap();
             format!("{}\n", value[key.trim_start_matches('.')].as_str().unwrap()).into_bytes()
         }
-        ["xxd", "-p", path] => {
-            let hex = hex::encode(fs::read(root.join(path)).unwrap());
-            assert!(hex.len() <= 60, "one line");
-            format!("{hex}\n").into_bytes()
-        }
+        ["xxd", "-p", path] => hex_lines(&fs::read(root.join(path)).unwrap(), 30),
+        ["tail", "-c", count, path] => last_bytes(&fs::read(root.join(path)).unwrap(), count),
         ["find", ".", "-type", "f"] => {
             let files = walkdir::WalkDir::new(root).into_iter().map(|entry| entry.unwrap());
             let files = files.filter(|entry| entry.file_type().is_file());
@@ -319,10 +326,37 @@ fn interpret(root: &Path, command: &str) -> String {
                 lines.sort_unstable();
                 lines.concat().into_bytes()
             }
-            _ => panic!("a command that this test does not know: {command}"),
+            stage => match stage.split(' ').collect::<Vec<_>>()[..] {
+                ["head", "-c", count] => data[..count.parse().unwrap()].to_vec(),
+                ["tail", "-c", count] => last_bytes(&data, count),
+                ["zstd", "-dc"] => codec::decompress(&data, 1 << 20).unwrap(),
+                ["xxd", "-p", "-c", columns] => hex_lines(&data, columns.parse().unwrap()),
+                ["od", "-An", "-v", "-tu4", columns] => {
+                    let columns: usize = columns.strip_prefix("-w").unwrap().parse().unwrap();
+                    let lines = data.chunks(columns).map(|line| {
+                        let numbers = line.as_chunks::<4>().0.iter();
+                        let numbers = numbers.map(|number| format!(" {:>10}", u32::from_le_bytes(*number)));
+                        numbers.collect::<String>() + "\n"
+                    });
+                    lines.collect::<String>().into_bytes()
+                }
+                _ => panic!("a command that this test does not know: {command}"),
+            },
         };
     }
     String::from_utf8(data).unwrap()
+}
+
+/// What `tail -c` prints: so many bytes at the end, or, with a plus, all from the one of this number.
+fn last_bytes(data: &[u8], count: &str) -> Vec<u8> {
+    let number = |count: &str| count.parse::<usize>().unwrap();
+    let from = count.strip_prefix('+').map_or_else(|| data.len() - number(count), |first| number(first) - 1);
+    data[from..].to_vec()
+}
+
+/// What `xxd -p` prints.
+fn hex_lines(data: &[u8], columns: usize) -> Vec<u8> {
+    data.chunks(columns).map(|line| format!("{}\n", hex::encode(line))).collect::<String>().into_bytes()
 }
 
 /// What a shell prints for the command, if all its tools are installed.
@@ -338,9 +372,166 @@ fn run(root: &Path, command: &str) -> Option<String> {
 }
 
 #[test]
+fn the_packed_examples_are_what_the_library_makes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (backend, _) = take_example(dir.path(), WriterOptions { loose_limit: 0, ..WriterOptions::default() });
+    let repo = SharedRepository::open(backend, &session()).unwrap();
+    let report = check::check(&repo, NonZero::<usize>::MIN, &session()).unwrap();
+    assert!(report.is_clean() && report.packs == 2, "{report:?}");
+    let made = packed_examples(&repo);
+    let document = text("docs/format.md");
+    let mut blessed = document.clone();
+    for (name, body) in &made {
+        let begin = blessed.find(&format!("```{name}\n")).unwrap_or_else(|| panic!("no block {name}"));
+        let begin = begin + "```\n".len() + name.len();
+        let end = begin + blessed[begin..].find("```\n").unwrap();
+        blessed.replace_range(begin..end, body);
+    }
+    if std::env::var_os("BACKUPTOOL_BLESS").is_some() {
+        fs::write(package("docs/format.md"), &blessed).unwrap();
+    } else if blessed != document {
+        let differing = made.iter().find(|(name, body)| example(&blocks(&document), name) != body);
+        let (name, body) = differing.expect("a block differs");
+        panic!(
+            "docs/format.md: the block {name} is not what the library makes (`BACKUPTOOL_BLESS=1 cargo test packed_examples` \
+             writes it), which is\n{body}"
+        );
+    }
+    let packed = made.iter().filter(|(name, _)| name.starts_with("console"));
+    let root = repo.backend().local_root().unwrap();
+    let mut commands = 0;
+    for (name, body) in packed {
+        for (command, shown) in commands_of(&Block { info: (*name).into(), body: body.clone(), line: 0 }) {
+            if let Some(real) = run(root, &command) {
+                assert_eq!(real, shown, "{name}, run by a shell: {command}");
+            }
+            commands += 1;
+        }
+    }
+    assert!(commands >= 5, "{commands} commands");
+}
+
+/// The blocks of the document about packs, by name.
+fn packed_examples(repo: &SharedRepository) -> Vec<(&'static str, String)> {
+    let root = repo.backend().local_root().unwrap();
+    let console = |commands: &[String]| {
+        let shown = commands.iter().map(|command| format!("$ {command}\n{}", interpret(root, command)));
+        shown.collect::<String>()
+    };
+    let packs = repo.packs().unwrap();
+    let slot = packs.list().iter().position(|(name, _)| name.kind == PackKind::Trees).unwrap();
+    let pack = packs.file(u32::try_from(slot).unwrap()).unwrap();
+    let path = pack.name().path();
+    let index = pack.index().unwrap();
+    let (members, frames) = (index.members.len(), index.frames.len());
+    assert_eq!(frames, 2, "one frame and the end of the archive");
+
+    // The object that is read by hand: an empty directory.
+    let wanted = Blake3.hash(b"{\"tree\":1}\n");
+    let at = index.members.iter().position(|member| member.id == wanted).unwrap();
+    let before: usize = index.members[..at].iter().map(|member| member_length(member.length)).sum();
+    let read = [
+        format!("tail -c 16 {path} | head -c 8 | od -An -v -tu4 -w8"),
+        format!("tail -c {} {path} | head -c {} | od -An -v -tu4 -w8", 48 + 8 * frames, 8 * frames),
+        format!("tail -c {} {path} | head -c {} | xxd -p -c 36", 48 + 8 * frames + 36 * members, 36 * members),
+        format!(
+            "tail -c +1 {path} | head -c {} | zstd -dc | tail -c +{} | head -c {}",
+            index.frames[0].length,
+            before + 512 + 1,
+            index.members[at].length
+        ),
+    ];
+    let end = pack.frame_bytes(1).unwrap();
+    let blobs = packs.list().iter().position(|(name, _)| name.kind == PackKind::Blobs).unwrap();
+    let blobs = packs.file(u32::try_from(blobs).unwrap()).unwrap();
+    assert_eq!(blobs.frame_bytes(blobs.frames() - 1).unwrap(), end);
+    let first = index.members[0];
+    vec![
+        ("console packed-files", console(&["find . -type f | sort".into()])),
+        ("text packed-header-example", header_example(&member_header(first.id, first.length))),
+        ("text packed-end-example", format!("{}\n", hex::encode(end))),
+        ("text packed-index-example", index_example(&pack)),
+        ("console packed-read", console(&read)),
+    ]
+}
+
+/// The fields of a tar header.
+fn header_example(header: &[u8]) -> String {
+    let fields = [
+        ("name", 100),
+        ("mode", 8),
+        ("uid", 8),
+        ("gid", 8),
+        ("size", 12),
+        ("mtime", 12),
+        ("chksum", 8),
+        ("typeflag", 1),
+        ("linkname", 100),
+        ("magic", 6),
+        ("version", 2),
+        ("uname", 32),
+        ("gname", 32),
+        ("devmajor", 8),
+        ("devminor", 8),
+        ("prefix", 155),
+        ("unused", 12),
+    ];
+    let mut shown = "offset  bytes  field     content\n".to_string();
+    let mut offset = 0;
+    for (field, length) in fields {
+        let bytes = &header[offset..offset + length];
+        let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        let mut content = String::from_utf8(bytes[..used].to_vec()).unwrap().replace('\0', "\\0");
+        match length - used {
+            0 => {}
+            nuls @ 1..=2 => content.push_str(&"\\0".repeat(nuls)),
+            nuls => content = format!("{content} and {nuls} times \\0").trim_start_matches(" and ").into(),
+        }
+        // The spaces within are what is meant; one at the end is shown.
+        let content = content.strip_suffix(' ').map_or(content.clone(), |start| format!("{start} and a space"));
+        shown.push_str(&format!("{offset:>6}  {length:>5}  {field:<8}  {content}\n"));
+        offset += length;
+    }
+    assert_eq!(offset, header.len());
+    shown
+}
+
+/// The bytes of a pack's index with what each is.
+fn index_example(pack: &PackFile) -> String {
+    let index = pack.index().unwrap();
+    let mut rest: &[u8] = &pack.index_bytes().unwrap();
+    let mut shown = String::new();
+    let mut line = |lengths: &[usize], meaning: String| {
+        let mut parts = Vec::new();
+        for length in lengths {
+            let (part, after) = rest.split_at(*length);
+            parts.push(hex::encode(part));
+            rest = after;
+        }
+        shown.push_str(&format!("{:<74}{meaning}\n", parts.join(" ")));
+    };
+    line(&[4], "the magic number".into());
+    let follow = 36 * index.members.len() + 8 * index.frames.len() + 48;
+    line(&[4], format!("{follow} bytes follow"));
+    for member in &index.members {
+        line(&[32, 4], format!("an object of {} bytes", member.length));
+    }
+    for frame in &index.frames {
+        line(&[4, 4], format!("a frame: {} bytes, {} objects", frame.length, frame.objects));
+    }
+    line(&[32], "the checksum".into());
+    line(&[4], format!("{} frames", index.frames.len()));
+    line(&[4], format!("{} objects", index.members.len()));
+    line(&[8], "packidx1".into());
+    assert!(rest.is_empty());
+    shown
+}
+
+#[test]
 fn every_file_of_a_repository_is_described() {
     let document = text("docs/format.md");
-    for name in layout::DIRS.into_iter().chain([layout::README, layout::CONFIG, layout::LOCK, layout::RUN_INFO]) {
+    let files = [layout::README, layout::CONFIG, layout::LOCK, layout::RUN_INFO, layout::INDEX, layout::DAMAGED];
+    for name in layout::DIRS.into_iter().chain(files) {
         assert!(document.contains(&format!("`{name}")) || document.contains(&format!("/{name}`")), "{name}");
     }
     assert!(package("docs/format.md").is_file());
