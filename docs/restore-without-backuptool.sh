@@ -1,12 +1,30 @@
 #!/bin/sh
-# Restores a snapshot from a backuptool repository without backuptool: with zstd, jq, a hash tool (b3sum or sha256sum,
-# as the repository says) and a POSIX shell.
+# Restores a snapshot from a backuptool repository without backuptool: with zstd, tar, jq, a hash tool (b3sum or
+# sha256sum, as the repository says) and a POSIX shell.
 #
 #   restore-without-backuptool.sh REPOSITORY OUTPUT [NUMBER]
 #
 # OUTPUT must not exist. Without NUMBER the newest snapshot is restored. Everything that is read is verified: the
-# configuration and the snapshot by their checksums, every object by the hash that is its name. At the first thing that
-# is not as it must be, the script says what it is and stops with exit code 1.
+# configuration and the snapshot by their checksums, every object by the hash that is its name. If no copy of an object
+# is whole, or anything else is not as it must be, the script says what it is and stops with exit code 1.
+#
+# Objects are loose or in packs. Each pack that is needed is unpacked once, into a scratch directory below $TMPDIR (or
+# /tmp), which is removed at the end. It takes as much space as the content of these packs, uncompressed: for a whole
+# repository, up to the bytes of all different files of its snapshots together. Choose a TMPDIR that has room.
+#
+# To read one object without unpacking its pack, tail, head and zstd are enough. A pack ends with 48 bytes: a checksum
+# (32 bytes), the number F of its frames, the number N of its objects (4 bytes each, the lowest first) and "packidx1".
+# Before these stand 8 bytes for each frame: its length in the pack, and how many objects it has. Before these stand 36
+# bytes for each object: its name, and its length. So this prints F and N, the frames, the objects, and one of these:
+#
+#   tail -c 16 PACK | head -c 8 | od -An -v -tu4
+#   tail -c $((48 + 8 * F)) PACK | head -c $((8 * F)) | od -An -v -tu4 -w8
+#   tail -c $((48 + 8 * F + 36 * N)) PACK | head -c $((36 * N)) | xxd -p -c 36
+#   tail -c +$((START + 1)) PACK | head -c LENGTH | zstd -dc | tail -c +$((AT + 513)) | head -c SIZE
+#
+# START is the sum of the lengths of the frames before the object's own, and LENGTH the length of that. AT is the sum of
+# what the objects before it in its frame take: 512 bytes and their length, rounded up to a multiple of 512. SIZE is its
+# own length. (od prints the numbers as the machine has them: right on little-endian ones, as most are.)
 
 set -euf
 export LC_ALL=C # names are bytes
@@ -26,7 +44,7 @@ case $1 in /*) repo=$1 ;; *) repo=./$1 ;; esac
 case $2 in /*) out=$2 ;; *) out=./$2 ;; esac
 number=${3-}
 
-for tool in zstd jq; do
+for tool in zstd tar jq; do
     command -v "$tool" >/dev/null || die "$tool is needed and not installed"
 done
 [ -f "$repo/config.json" ] || die "$repo is not a repository: it holds no config.json"
@@ -56,9 +74,6 @@ verify_document() {
     [ "$(sed '/"checksum"/d' "$1" | sums)" = "$(jq -r .checksum "$1")" ] || die "$1 is damaged: its checksum is wrong"
 }
 verify_document "$repo/config.json"
-if [ -d "$repo/packs" ] && [ -n "$(ls "$repo/packs")" ]; then
-    die "$repo holds packs, which this script is too old for; use the one of the version that made them"
-fi
 
 # ---- the snapshot: the highest number that was not removed
 
@@ -85,11 +100,12 @@ missing=$(jq -r .incomplete.count "$ref")
 # ---- objects
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/restore.XXXXXX")
+case $work in /*) ;; *) work=$PWD/$work ;; esac
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' HUP INT TERM
 
-# Writes object $1 to the new file $2. Its hash is verified with those of up to 64 others: `verified` must be called
-# before the last of them are relied on.
+# Writes object $1 to the new file $2. The hashes of loose objects are verified up to 64 at once: `verified` must be
+# called before the last of them are relied on.
 waiting=0
 names='' expected=''
 empty=$(sums </dev/null) # there is nothing to read
@@ -99,7 +115,11 @@ object() {
         return
     fi
     rest=${1#??}
-    zstd -dcq "$repo/objects/${1%"$rest"}/$rest" >"$2" || die "object $1, needed for $2, cannot be read"
+    loose=$repo/objects/${1%"$rest"}/$rest
+    if [ ! -e "$loose" ] || ! zstd -dcq "$loose" >"$2"; then
+        packed "$1" "$2" || die "object $1, needed for $2, cannot be read"
+        return
+    fi
     waiting=$((waiting + 1))
     eval "name_$waiting=\$2"
     names="$names \"\$name_$waiting\""
@@ -115,13 +135,116 @@ verified() {
     if [ "$found
 " != "$expected" ]; then
         for hash in $expected; do
-            [ "$(sums <"$1")" = "$hash" ] || die "object $hash, needed for $1, is damaged: its content has another hash"
+            [ "$(sums <"$1")" = "$hash" ] || packed "$hash" "$1" ||
+                die "object $hash, needed for $1, is damaged: its content has another hash"
             shift
         done
-        die "$tool failed"
     fi
     waiting=0 names='' expected=''
 }
+
+# ---- packs
+
+# Lists the objects of each pack in $work/lists/PACK, from its index; where the index is damaged the list is empty.
+list_packs() {
+    mkdir "$work/lists" "$work/objects"
+    set +f
+    for pack in "$repo"/packs/*.tar.zst; do
+        name=${pack##*/}
+        case $name in *.blobs.tar.zst | *.trees.tar.zst) ;; *) continue ;; esac
+        [ -f "$pack" ] || continue
+        list_pack "$pack" >"$work/lists/$name" || {
+            echo "note: the index of $pack is damaged; what is in it is looked at if something is missed" >&2
+            : >"$work/lists/$name"
+        }
+    done
+    set -f
+}
+
+# Sets frames, objects and checksum to what the footer of pack $1 says, and tables to the length of its tables.
+footer() {
+    # shellcheck disable=SC2046
+    set -- $(tail -c 48 "$1" | od -An -v -tx1)
+    [ $# -eq 48 ] || return 1
+    checksum=''
+    while [ $# -gt 16 ]; do
+        checksum=$checksum$1
+        shift
+    done
+    frames=$((0x$4$3$2$1)) objects=$((0x$8$7$6$5))
+    shift 8
+    [ "$*" = "70 61 63 6b 69 64 78 31" ] || return 1
+    tables=$((36 * objects + 8 * frames))
+}
+
+list_pack() {
+    footer "$1" || return 1
+    tail -c $((48 + tables)) "$1" | head -c "$tables" >"$work/tables"
+    [ "$(sums <"$work/tables")" = "$checksum" ] || return 1
+    head -c $((36 * objects)) "$work/tables" | od -An -v -tx1 | tr -d ' \n' | fold -w 72 | cut -c 1-64
+}
+
+# Writes object $1, which must be in a pack, to the file $2.
+packed() {
+    while [ ! -f "$work/objects/$1" ]; do
+        set +f
+        # The packs that are listed are those that are not unpacked yet.
+        holder=$(cd "$work/lists" && grep -lxF -e "$1" -- * 2>/dev/null | head -n 1)
+        if [ -z "$holder" ]; then holder=$(find "$work/lists" -type f -size 0 | sed 's:.*/::' | head -n 1); fi
+        set -f
+        [ -n "$holder" ] || return 1
+        unpack "$repo/packs/$holder" "$work/lists/$holder"
+        rm "$work/lists/$holder"
+    done
+    cat "$work/objects/$1" >"$2"
+}
+
+# Turns the bytes of the table of frames into lines: the number of a frame's first byte in the pack, and its length.
+# shellcheck disable=SC2016
+frame_places='
+{ for (i = 1; i <= NF; i++) byte[count++] = $i }
+END {
+    for (i = 0; i + 8 <= count; i += 8) {
+        size = byte[i] + 256 * byte[i + 1] + 65536 * byte[i + 2] + 16777216 * byte[i + 3]
+        printf "%.0f %.0f\n", start + 1, size
+        start += size
+    }
+}'
+
+# Unpacks pack $1, whose objects the file $2 lists, and takes the objects that are whole.
+unpack() {
+    mkdir "$work/new"
+    zstd -dcq "$1" | tar -xomf - -C "$work/new" || :
+    take_whole
+    if [ -s "$2" ] && [ "$taken" -lt "$(sort -u "$2" | wc -l)" ]; then
+        echo "note: $1 could not be unpacked as it should be; what is whole in it is used" >&2
+        # zstd stops at the first frame that is damaged: the others are read one by one.
+        footer "$1"
+        tail -c $((48 + 8 * frames)) "$1" | head -c $((8 * frames)) | od -An -v -tu1 | awk "$frame_places" |
+            while read -r first length; do
+                tail -c +"$first" "$1" | head -c "$length" | zstd -dcq 2>/dev/null |
+                    tar -xomf - -C "$work/new" 2>/dev/null || :
+            done
+        take_whole
+    fi
+    rm -rf "$work/new"
+}
+
+# Moves the files in $work/new whose names are the hashes of their content to $work/objects, and counts them.
+take_whole() {
+    (
+        cd "$work/new"
+        case $tool in
+        b3sum) find . ! -name . -prune -type f -exec b3sum --num-threads 1 {} + ;;
+        sha256sum) find . ! -name . -prune -type f -exec sha256sum {} + ;;
+        esac
+    ) | awk 'NF == 2 && "./" $1 == $2 { print $1 }' >"$work/whole"
+    taken=$(wc -l <"$work/whole")
+    # shellcheck disable=SC2016
+    (cd "$work/new" && xargs sh -c '[ $# -eq 0 ] || mv -f "$@" "$0"' "$work/objects" <"$work/whole")
+}
+
+list_packs
 
 # Nothing is written over, or through, what is there: two entries of one name would be a damaged repository.
 must_be_new() {
