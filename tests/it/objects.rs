@@ -10,7 +10,9 @@ use backuptool::object::{HashAlgorithm, MAX_OBJECT, display_bytes};
 use backuptool::store::codec;
 use serde_json::Value;
 
-use crate::support::cli::{Node, Tree, World, have, nasty_tree, noise, overwrite, read_tree, run, write, write_tree};
+use crate::support::cli::{
+    Node, Ran, Tree, World, have, nasty_tree, noise, overwrite, read_tree, run, write, write_tree,
+};
 
 fn content(object: &Path) -> Vec<u8> {
     zstd::stream::decode_all(File::open(object).unwrap()).unwrap()
@@ -466,14 +468,16 @@ fn the_script_restores_what_the_program_stored() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/restore-without-backuptool.sh");
     std::thread::scope(|scope| {
         for hash in HashAlgorithm::ALL {
-            let script = &script;
-            scope.spawn(move || restore_by_script(script, hash));
+            for packed in [false, true] {
+                let script = &script;
+                scope.spawn(move || restore_by_script(script, hash, packed));
+            }
         }
     });
 }
 
-fn restore_by_script(script: &Path, hash: HashAlgorithm) {
-    if !have(&["zstd", "jq", hash.tool(), "diff"]) {
+fn restore_by_script(script: &Path, hash: HashAlgorithm, packed: bool) {
+    if !have(&["zstd", "tar", "jq", hash.tool(), "diff"]) {
         return;
     }
     let world = World::new();
@@ -482,20 +486,26 @@ fn restore_by_script(script: &Path, hash: HashAlgorithm) {
     std::os::unix::fs::symlink("-x", world.path("small/-l")).unwrap();
     world.snapshot("small");
     let mut tree = nasty_tree();
-    tree.insert("large".into(), Node::File(noise(1, 20_500_000)));
+    // In packs a list is read as it is elsewhere, and each object takes a process.
+    let (large, many) = if packed { (2_500_000, 1200) } else { (20_500_000, 4200) };
+    tree.insert("large".into(), Node::File(noise(1, large)));
     tree.insert("many".into(), Node::Dir);
-    for i in 0..4200 {
+    for i in 0..many {
         tree.insert(
             format!("many/{i}").into(),
             Node::File(if i % 20 == 0 { i.to_string() } else { String::new() }.into()),
         );
     }
     write_tree(&world.path("src"), &tree);
-    world.ok(["snapshot", "-r", "repo", "--loose-limit=100000", "src"]);
-    // Both kinds of height are there.
-    let trees: Vec<Vec<u8>> = world.objects("repo").values().map(|path| content(path)).collect();
-    assert!(trees.iter().any(|text| text.starts_with(b"{\"tree\":1,\"level\":1}")));
-    assert!(trees.iter().any(|text| text.windows(10).any(|window| window == b"\"depth\":2}")));
+    let limit = |packed| if packed { "--loose-limit=16" } else { "--loose-limit=100000" };
+    world.ok(["snapshot", "-r", "repo", limit(packed), "src"]);
+    assert_eq!(packs(&world).len(), if packed { 2 } else { 0 });
+    if !packed {
+        // Both kinds of height are there.
+        let trees: Vec<Vec<u8>> = world.objects("repo").values().map(|path| content(path)).collect();
+        assert!(trees.iter().any(|text| text.starts_with(b"{\"tree\":1,\"level\":1}")));
+        assert!(trees.iter().any(|text| text.windows(10).any(|window| window == b"\"depth\":2}")));
+    }
     // One that was removed does not count as the newest.
     write(world.path("small/new"), "x");
     world.snapshot("small");
@@ -537,8 +547,71 @@ fn restore_by_script(script: &Path, hash: HashAlgorithm) {
         }
         overwrite(path, &good);
     }
+    if packed {
+        // A snapshot of which everything is loose as well, for second copies.
+        world.ok(["init", "-r", "loose", "--chunk-size=16K", "--hash", hash.name()]);
+        world.ok(["snapshot", "-r", "loose", limit(false), "src"]);
+        restore_damaged_packs(&world, &restore, &tree);
+    }
     let path = world.path("repo/snapshots/1.json");
     let text = fs::read_to_string(&path).unwrap();
     overwrite(&path, text.replace("\"dirs\": 0", "\"dirs\": 1").as_bytes());
     restore(&["repo", "x", "1"]).exits(1).says(&["1.json is damaged"]);
+}
+
+/// The packs of `repo`, those of blobs first.
+fn packs(world: &World) -> Vec<PathBuf> {
+    let files = fs::read_dir(world.path("repo/packs")).unwrap().map(|entry| entry.unwrap().path());
+    let mut packs: Vec<_> = files.collect();
+    packs.sort_by_key(|path| !path.to_str().unwrap().ends_with(".blobs.tar.zst"));
+    packs
+}
+
+/// What the script makes of damaged packs, without and with other copies of what is in them. Snapshot 2 holds `tree`.
+fn restore_damaged_packs(world: &World, restore: &dyn Fn(&[&str]) -> Ran, tree: &Tree) {
+    let restores = |said: &[&str]| {
+        restore(&["repo", "again", "2"]).exits(0).says(said);
+        assert!(read_tree(&world.path("again")) == *tree);
+        fs::remove_dir_all(world.path("again")).unwrap();
+    };
+    let packs = packs(world);
+    let good: Vec<Vec<u8>> = packs.iter().map(|pack| fs::read(pack).unwrap()).collect();
+    let damage = |number: usize, at: usize| {
+        let mut bad = good[number].clone();
+        bad[at] ^= 1;
+        overwrite(&packs[number], &bad);
+    };
+    // In a frame: what is in it is lost.
+    for (number, bytes) in good.iter().enumerate() {
+        damage(number, bytes.len() / 3);
+        restore(&["repo", "damaged", "2"]).exits(1).says(&["could not be unpacked as it should be", "cannot be read"]);
+        fs::remove_dir_all(world.path("damaged")).unwrap();
+        // What does not need the pack is restored.
+        restore(&["repo", "other", "1"]).exits(0);
+        fs::remove_dir_all(world.path("other")).unwrap();
+    }
+    // Both are still damaged in one place, and what is in that place has another copy.
+    damage(0, good[0].len() / 3);
+    let own = world.objects("repo");
+    write_tree(&world.path("repo/objects"), &read_tree(&world.path("loose/objects")));
+    restores(&[]);
+    // Now the copies in packs are the good ones.
+    for (pack, good) in packs.iter().zip(&good) {
+        overwrite(pack, good);
+    }
+    let other = zstd::bulk::compress(b"other", 3).unwrap();
+    for (at, (id, path)) in world.objects("repo").iter().enumerate().filter(|(_, (id, _))| !own.contains_key(*id)) {
+        match at % 3 {
+            0 => overwrite(path, &other),
+            1 => overwrite(path, id.as_bytes()),
+            _ => fs::remove_file(path).unwrap(),
+        }
+    }
+    restores(&[]);
+    // An index that is damaged, without and with a frame that is damaged as well.
+    damage(0, good[0].len() - 100);
+    restores(&["is damaged; what is in it is looked at"]);
+    overwrite(&packs[0], &good[0][..good[0].len() / 2]);
+    restore(&["repo", "damaged", "2"]).exits(1).says(&["is damaged; what is in it is looked at", "cannot be read"]);
+    overwrite(&packs[0], &good[0]);
 }
