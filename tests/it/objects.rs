@@ -124,6 +124,97 @@ fn a_pruned_snapshot_leaves_what_never_having_taken_it_would() {
     assert!(read(&with) == read(&without));
 }
 
+/// The commands of the README that a repository carries, run as they stand there.
+#[test]
+fn the_readme_of_a_repository_is_true() {
+    for hash in HashAlgorithm::ALL {
+        if !have(&["zstd", "tar", "jq", "od", "xxd", hash.tool()]) {
+            return;
+        }
+        let world = World::new();
+        world.init(&["--chunk-size=16K", "--hash", hash.name()]);
+        let chunked = noise(1, 90_000);
+        write(world.path("src/dir/chunked"), &chunked);
+        write(world.path("src/small"), "small");
+        world.ok(["snapshot", "-r", "repo", "--loose-limit=0", "src"]);
+        write(world.path("src/loose"), "loose");
+        world.snapshot("src");
+        assert!(packs(&world).len() == 2 && !world.objects("repo").is_empty());
+        fs::create_dir(world.path("scratch")).unwrap();
+
+        let readme = fs::read_to_string(world.path("repo/README")).unwrap();
+        assert!(readme.lines().all(|line| line.chars().count() <= 120));
+        // What it says after two spaces, up to where the columns of explanations begin.
+        let line = |start: &str| {
+            let line = readme.lines().find(|line| line.starts_with(&format!("  {start}")));
+            let line = line.unwrap_or_else(|| panic!("no line {start}")).trim();
+            line.split("   ").next().unwrap().to_string()
+        };
+        let unpack = line("for pack");
+        let object = line("object()");
+        let top = line("object \"$(jq").replace('N', "2");
+        let shell = |script: &str| {
+            let script = format!("cd \"$1\" && SCRATCH=../scratch && {script}");
+            sh(&script, &[&world.path("repo")])
+        };
+        shell(&unpack);
+        let top = shell(&format!("{object}; {top} 2>/dev/null"));
+        let lines: Vec<Value> = top.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let entry = |lines: &[Value], name: &str| lines.iter().find(|line| line["name"] == name).unwrap().clone();
+        for name in ["small", "loose"] {
+            let blob = entry(&lines, name)["blob"].as_str().unwrap().to_string();
+            assert_eq!(shell(&format!("{object}; object {blob} 2>/dev/null")), name);
+        }
+        let tree = entry(&lines, "dir")["tree"].as_str().unwrap().to_string();
+        let dir = shell(&format!("{object}; object {tree}"));
+        let dir: Vec<Value> = dir.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let list = entry(&dir, "chunked")["chunks"].as_str().unwrap().to_string();
+        let restore = line("object HASH | while").replace("HASH", &list).replace("> b", "> ../scratch/b");
+        shell(&format!("{object}; {restore}"));
+        assert!(fs::read(world.path("scratch/b")).unwrap() == chunked);
+
+        for pack in packs(&world) {
+            let path = pack.file_name().unwrap().to_str().unwrap();
+            let sum = shell(&line(&format!("{} packs/", hash.tool())).replace("HASH", path.split('.').next().unwrap()));
+            assert!(path.starts_with(sum.split(' ').next().unwrap()), "{sum}");
+            let with_pack = |script: &str| shell(&format!("PACK=packs/{path}; {script}"));
+            let listed = with_pack(&line("zstd -dc $PACK | tar -t"));
+            let counts = with_pack(&line("tail -c 16 "));
+            let counts: Vec<usize> = counts.split_whitespace().map(|count| count.parse().unwrap()).collect();
+            let [frames, objects] = counts[..] else { panic!("{counts:?}") };
+            assert_eq!(listed.lines().count(), objects);
+            let numbers = format!("F={frames}; N={objects}");
+            let table = with_pack(&format!("{numbers}; {}", line("tail -c $((48 + 8 * F)) ")));
+            let table: Vec<Vec<usize>> = table
+                .lines()
+                .map(|line| line.split_whitespace().map(|number| number.parse().unwrap()).collect())
+                .collect();
+            let names = with_pack(&format!("{numbers}; {}", line("tail -c $((48 + 8 * F + 36 * N)) ")));
+            let mut names = names.lines();
+            let mut start = 0;
+            for frame in table {
+                let mut at = 0;
+                for line_of_object in names.by_ref().take(frame[1]) {
+                    let (name, size) = line_of_object.split_at(64);
+                    let size = u32::from_str_radix(size, 16).unwrap().swap_bytes() as usize;
+                    let shown = with_pack(&format!(
+                        "START={start}; LENGTH={}; AT={at}; SIZE={size}; {} | {}",
+                        frame[0],
+                        line("tail -c +$((START + 1)) "),
+                        hash.tool()
+                    ));
+                    assert_eq!(shown.split(' ').next(), Some(name));
+                    let whole = line("zstd -dc $PACK | tar -x").replace("HASH", name);
+                    assert_eq!(with_pack(&format!("{whole} | {}", hash.tool())), shown);
+                    at += 512 + size.next_multiple_of(512);
+                }
+                start += frame[0];
+            }
+            assert_eq!(names.next(), None);
+        }
+    }
+}
+
 // ---- damage
 
 /// What a snapshot needs, found by reading the repository without the program.
