@@ -1,7 +1,8 @@
 //! Repositories that were made once and are never changed: what was stored then must come back for ever.
 //!
 //! Each directory of `fixtures` holds a repository and `EXPECTED.json`, which says what its snapshots hold. A new format or
-//! hash needs a new one: `BACKUPTOOL_MAKE_FIXTURES=1 cargo test make_missing_fixtures` makes what is missing.
+//! hash needs new ones, without packs and with: `BACKUPTOOL_MAKE_FIXTURES=1 cargo test make_missing_fixtures` makes what
+//! is missing.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -19,10 +20,17 @@ fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/fixtures")
 }
 
+/// What stands before the hash in the name of a fixture: nothing, or that its first snapshot is in packs.
+const KINDS: [&str; 2] = ["", "packs-"];
+
+fn name(format: u64, kind: &str, hash: HashAlgorithm) -> String {
+    format!("format{format}-{kind}{hash}")
+}
+
 /// The fixtures that this version must be able to read.
 fn names() -> BTreeSet<String> {
-    let formats = 1..=FORMAT;
-    formats.flat_map(|format| HashAlgorithm::ALL.map(|hash| format!("format{format}-{hash}"))).collect()
+    let kinds = (1..=FORMAT).flat_map(|format| KINDS.map(|kind| (format, kind)));
+    kinds.flat_map(|(format, kind)| HashAlgorithm::ALL.map(|hash| name(format, kind, hash))).collect()
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -83,15 +91,17 @@ fn make_missing_fixtures() {
     if std::env::var_os("BACKUPTOOL_MAKE_FIXTURES").is_none() {
         return;
     }
-    for hash in HashAlgorithm::ALL {
-        let fixture = fixtures().join(format!("format{FORMAT}-{hash}"));
-        if !fixture.exists() {
-            make(&fixture, hash);
+    for kind in KINDS {
+        for hash in HashAlgorithm::ALL {
+            let fixture = fixtures().join(name(FORMAT, kind, hash));
+            if !fixture.exists() {
+                make(&fixture, hash, !kind.is_empty());
+            }
         }
     }
 }
 
-fn make(fixture: &Path, hash: HashAlgorithm) {
+fn make(fixture: &Path, hash: HashAlgorithm, packed: bool) {
     let world = World::unprivileged();
     world.init(&["--chunk-size=16K", "--hash", hash.name()]);
     let run = |args: &[&OsStr], code: i32| {
@@ -100,12 +110,18 @@ fn make(fixture: &Path, hash: HashAlgorithm) {
         run(command).exits(code)
     };
     let snapshot = |code: i32| run(&["snapshot".as_ref(), "src".as_ref()], code);
+    let packs = || fs::read_dir(world.path("repo/packs")).unwrap().count();
     let mut tree = nasty_tree();
     tree.insert("chunked".into(), Node::File(noise(1, 90_000)));
     tree.insert("zeros".into(), Node::File(vec![0; 300_000]));
     write_tree(&world.path("src"), &tree);
     world.give_away();
-    snapshot(0);
+    if packed {
+        run(&["snapshot".as_ref(), "--loose-limit=0".as_ref(), "src".as_ref()], 0);
+    } else {
+        snapshot(0);
+    }
+    assert_eq!(packs() > 0, packed);
     write(world.path("src/only-in-2"), "two");
     snapshot(0);
     write(world.path("src/only-in-2"), "three");
@@ -126,10 +142,12 @@ fn make(fixture: &Path, hash: HashAlgorithm) {
         overwrite(&path, &made.encode(hash));
     }
     world.clean();
+    // Both have loose objects, of the later snapshots.
     let cut = |object: PathBuf| {
         zstd::stream::decode_all(fs::File::open(object).unwrap()).unwrap().starts_with(b"{\"tree\":1,\"level\"")
     };
     assert!(world.objects("repo").into_values().any(cut), "no directory was cut");
+    assert_eq!(packs() > 0, packed);
     let mut snapshots = serde_json::Map::new();
     for listed in world.ok(["list", "-r", "repo", "--json"]).json() {
         let number = listed["snapshot"].as_u64().unwrap();
@@ -139,7 +157,8 @@ fn make(fixture: &Path, hash: HashAlgorithm) {
         }
         snapshots.insert(number.to_string(), snapshot);
     }
-    let expected = json!({"snapshots": snapshots, "objects": world.objects("repo").len(), "next": 5});
+    let objects = world.ok(["check", "-r", "repo", "--json"]).json().remove(0)["objects"].clone();
+    let expected = json!({"snapshots": snapshots, "objects": objects, "next": 5});
     copy(&world.path("repo"), &fixture.join("repository"));
     overwrite(&fixture.join("EXPECTED.json"), format!("{expected:#}\n").as_bytes());
 }
