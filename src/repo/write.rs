@@ -20,8 +20,8 @@
 //!
 //! What is found is not taken on trust. The first time a run would reuse a loose object that it did not write, the stored
 //! content is read and compared with the content at hand; if they differ, the object is stored again. An object in a pack
-//! is reused if the pack's footer, length and index agree, and if it is not among those that the last `check` found
-//! damaged ([`damaged`]).
+//! is reused if the pack's footer, length and table of frames agree, and if it is not among those that the last `check`
+//! found damaged ([`damaged`]); its content is not read.
 //!
 //! # Memory
 //!

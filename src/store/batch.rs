@@ -1,4 +1,5 @@
-//! How staged objects become durable and visible: the one path by which objects enter a repository.
+//! How staged loose objects become durable and visible: the one path by which they enter a repository. (The others enter in
+//! packs: [`super::pack::PackWriter`].)
 //!
 //! # The order, and why it is safe
 //!

@@ -1,8 +1,9 @@
-//! The compression of objects: one zstd frame each, with the content's length and zstd's own checksum in it.
+//! The compression of objects: zstd frames, with the content's length and zstd's own checksum in each. A loose object is a
+//! frame; in packs many objects share one.
 //!
 //! A frame is decoded only into a buffer of the length that it declares, and only if that length is within the bound
-//! that the caller gives. So a frame that claims, or holds, more than an object can have is damage that is seen before
-//! anything is allocated.
+//! that the caller gives. So a frame that claims, or holds, more than it can have is damage that is seen before anything
+//! is allocated.
 
 use std::cell::RefCell;
 
