@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use backuptool::object::{HashAlgorithm, MAX_OBJECT, display_bytes};
-use backuptool::store::codec;
+use backuptool::store::loose::ReadRules;
+use backuptool::store::pack::PackFile;
+use backuptool::store::{LocalBackend, codec, layout};
 use serde_json::Value;
 
 use crate::support::cli::{
@@ -577,8 +579,8 @@ fn restore_by_script(script: &Path, hash: HashAlgorithm, packed: bool) {
     std::os::unix::fs::symlink("-x", world.path("small/-l")).unwrap();
     world.snapshot("small");
     let mut tree = nasty_tree();
-    // In packs a list is read as it is elsewhere, and each object takes a process.
-    let (large, many) = if packed { (2_500_000, 1200) } else { (20_500_000, 4200) };
+    // Packs are to have several frames; the heights of trees and lists make no difference there.
+    let (large, many) = if packed { (9_000_000, 1200) } else { (20_500_000, 4200) };
     tree.insert("large".into(), Node::File(noise(1, large)));
     tree.insert("many".into(), Node::Dir);
     for i in 0..many {
@@ -642,7 +644,7 @@ fn restore_by_script(script: &Path, hash: HashAlgorithm, packed: bool) {
         // A snapshot of which everything is loose as well, for second copies.
         world.ok(["init", "-r", "loose", "--chunk-size=16K", "--hash", hash.name()]);
         world.ok(["snapshot", "-r", "loose", limit(false), "src"]);
-        restore_damaged_packs(&world, &restore, &tree);
+        restore_damaged_packs(&world, hash, &restore, &tree);
     }
     let path = world.path("repo/snapshots/1.json");
     let text = fs::read_to_string(&path).unwrap();
@@ -659,7 +661,7 @@ fn packs(world: &World) -> Vec<PathBuf> {
 }
 
 /// What the script makes of damaged packs, without and with other copies of what is in them. Snapshot 2 holds `tree`.
-fn restore_damaged_packs(world: &World, restore: &dyn Fn(&[&str]) -> Ran, tree: &Tree) {
+fn restore_damaged_packs(world: &World, hash: HashAlgorithm, restore: &dyn Fn(&[&str]) -> Ran, tree: &Tree) {
     let restores = |said: &[&str]| {
         restore(&["repo", "again", "2"]).exits(0).says(said);
         assert!(read_tree(&world.path("again")) == *tree);
@@ -681,15 +683,24 @@ fn restore_damaged_packs(world: &World, restore: &dyn Fn(&[&str]) -> Ran, tree: 
         restore(&["repo", "other", "1"]).exits(0);
         fs::remove_dir_all(world.path("other")).unwrap();
     }
-    // Both are still damaged in one place, and what is in that place has another copy.
-    damage(0, good[0].len() / 3);
-    let own = world.objects("repo");
-    write_tree(&world.path("repo/objects"), &read_tree(&world.path("loose/objects")));
-    restores(&[]);
-    // Now the copies in packs are the good ones.
     for (pack, good) in packs.iter().zip(&good) {
         overwrite(pack, good);
     }
+    // What is in the frame that is damaged has another copy, and what is behind it is read all the same.
+    let own = world.objects("repo");
+    let loose = world.objects("loose");
+    let backend = LocalBackend::open(&world.path("repo")).unwrap();
+    let name = layout::parse_pack(packs[0].file_name().unwrap().to_str().unwrap()).unwrap();
+    let pack = PackFile::open(&backend, ReadRules { hash, max_object: MAX_OBJECT }, name).unwrap();
+    assert!(pack.frames() > 2);
+    for member in pack.frame_members(0).unwrap() {
+        let id = member.id.to_hex();
+        write(world.path("repo").join(layout::object_path(member.id)), fs::read(&loose[&id]).unwrap());
+    }
+    damage(0, pack.frame_bytes(0).unwrap().len() / 2);
+    restores(&["could not be unpacked as it should be"]);
+    overwrite(&packs[0], &good[0]);
+    // Now the copies in packs are the good ones.
     let other = zstd::bulk::compress(b"other", 3).unwrap();
     for (at, (id, path)) in world.objects("repo").iter().enumerate().filter(|(_, (id, _))| !own.contains_key(*id)) {
         match at % 3 {
@@ -699,7 +710,7 @@ fn restore_damaged_packs(world: &World, restore: &dyn Fn(&[&str]) -> Ran, tree: 
         }
     }
     restores(&[]);
-    // An index that is damaged, without and with a frame that is damaged as well.
+    // An index that is damaged, and a pack that ends too early.
     damage(0, good[0].len() - 100);
     restores(&["is damaged; what is in it is looked at"]);
     overwrite(&packs[0], &good[0][..good[0].len() / 2]);
