@@ -150,12 +150,18 @@ pub fn plan(repo: &Repository, numbers: &[u64]) -> Result<PrunePlan> {
     }
     let mut missing = Vec::new();
     for id in marks.needed().filter(|id| stored.binary_search(id).is_err()) {
-        if !repo.packs()?.holds(*id)? {
+        if !is_packed(repo, *id)? {
             missing.push(*id);
         }
     }
     missing.sort_unstable();
     Ok(PrunePlan { remove, keep, dead, dead_packs, rewrite, missing, marks, keepers })
+}
+
+/// Whether a pack holds the object, whatever the index of all packs says.
+fn is_packed(repo: &Repository, id: ObjectId) -> Result<bool> {
+    let packs = repo.packs()?;
+    Ok(packs.holds(id)? || (packs.look_again()? && packs.holds(id)?))
 }
 
 fn is_alive(marks: &Reachable, keepers: &Keepers, location: Location, id: &ObjectId) -> bool {
@@ -187,8 +193,10 @@ pub fn execute(
         plan.remove.iter().copied().filter(|number| existing.binary_search(number).is_ok()).collect();
 
     repo.remove_snapshots(&removed)?;
+    // The same objects in the same order give the same pack: one that an interrupted prune left may be new again.
+    let going = plan.dead_packs.iter().map(|pack| pack.name).chain(rewriting.superseded.iter().copied());
     let removal = Removal {
-        packs: plan.dead_packs.iter().map(|pack| pack.name).chain(rewriting.superseded.iter().copied()).collect(),
+        packs: going.filter(|pack| !rewriting.new.contains(pack)).collect(),
         loose: plan.dead.iter().map(|(id, _)| *id).collect(),
         trusted: rewriting.new.iter().copied().collect(),
     };

@@ -34,7 +34,7 @@ struct Lane<'r> {
 pub enum Copied {
     /// What was wanted of it is copied.
     Wholly,
-    /// Nothing was: its bytes do not give its name.
+    /// It was not, or not all of it: its bytes do not give its name, or do and are not what its index says.
     Rotten,
 }
 
@@ -59,7 +59,10 @@ impl<'r> Repacker<'r> {
     /// Copies what is wanted of the pack in a slot. A frame that is wanted whole is copied as it is, unless it is so small
     /// that it is better joined with others.
     pub fn copy(&mut self, slot: u32, is_wanted: impl Fn(u32, &ObjectId) -> bool) -> Result<Copied> {
-        let pack = self.repo.packs()?.file(slot)?;
+        let pack = match self.repo.packs()?.file(slot) {
+            Err(error) if is_unreadable(&error) => return Ok(Copied::Rotten),
+            other => other?,
+        };
         let hash = self.repo.hash();
         let mut sums = Vec::with_capacity(pack.frames());
         let verified = pack.verify(|_, bytes| {
@@ -89,11 +92,12 @@ impl<'r> Repacker<'r> {
                 self.append(kind, Frame { members, bytes })?;
                 continue;
             }
-            let frame = pack.decode_bytes(number, &bytes, members)?;
+            // Whoever wrote the pack may have been mistaken.
+            let Ok(frame) = pack.decode_bytes(number, &bytes, members) else { return Ok(Copied::Rotten) };
             for (position, member) in frame.members().iter().enumerate().filter(|(position, _)| wanted[*position]) {
                 let content = frame.content(position);
                 if hash.hash(content) != member.id {
-                    return Err(pack.damaged(format!("object {} in it has another hash", member.id)));
+                    return Ok(Copied::Rotten);
                 }
                 self.add(kind, member.id, content)?;
             }

@@ -10,7 +10,7 @@ use super::{Repository, Session, lock};
 use crate::error::Result;
 use crate::object::ObjectId;
 use crate::store::staging::Staging;
-use crate::store::{Backend, Lock, LockMode, damaged};
+use crate::store::{Backend, Lock, LockMode, damaged, layout};
 
 /// A repository with its shared lock: nothing in it is removed while this is held.
 #[derive(Debug)]
@@ -45,6 +45,15 @@ impl SharedRepository {
             return Ok(());
         }
         damaged::write(backend, &Staging::begin(backend, &session.info())?, objects)
+    }
+
+    /// Removes the index of all packs, which covers packs that cannot be used: a snapshot must not rely on what only this
+    /// index says to be in them. Who comes next reads the packs' own indexes.
+    pub fn forget_index(&self) -> Result<()> {
+        match self.repo.backend().remove(layout::INDEX) {
+            Err(error) if !error.is_not_found() => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Exchanges the shared lock for the exclusive one. The shared lock is released first, so others may add snapshots

@@ -33,7 +33,7 @@ use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use super::{Repository, Session, lock};
+use super::{Copy, Repository, Session, lock};
 use crate::error::{Error, Result};
 use crate::object::{Added, ObjectId, Snapshot, Tree, is_zeros};
 use crate::store::batch::{Batch, SyncMethod};
@@ -230,27 +230,35 @@ impl<'r> ObjectWriter<'r> {
         if presence == Some(Presence::Settled) {
             return Ok(false);
         }
-        if self.is_damaged(id) {
-            self.replaced.fetch_add(1, Ordering::Relaxed);
-        } else if self.packs.holds(id)? {
+        let is_damaged = self.is_damaged(id)?;
+        if !is_damaged && self.packs.holds(id)? {
             self.reused_packs.store(true, Ordering::Relaxed);
             return Ok(false);
         }
         shard.insert(id, Presence::Settled);
         drop(shard);
-        if presence == Some(Presence::Listed) {
-            if loose::holds(self.repo.backend(), self.repo.rules(), id, content)? {
-                self.batch.note_reused(id);
-                return Ok(false);
-            }
+        if presence == Some(Presence::Listed) && loose::holds(self.repo.backend(), self.repo.rules(), id, content)? {
+            self.batch.note_reused(id);
+            return Ok(false);
+        }
+        if is_damaged || presence == Some(Presence::Listed) {
             self.replaced.fetch_add(1, Ordering::Relaxed);
         }
         Ok(true)
     }
 
-    /// Whether the object was found damaged by a check and has not been stored again since.
-    fn is_damaged(&self, id: ObjectId) -> bool {
-        self.damaged.lock().unwrap_or_else(PoisonError::into_inner).remove(&id)
+    /// Whether the last check found the object damaged in a pack, and no pack holds a whole copy of it now: it may have been
+    /// stored again since.
+    fn is_damaged(&self, id: ObjectId) -> Result<bool> {
+        if !self.damaged.lock().unwrap_or_else(PoisonError::into_inner).remove(&id) {
+            return Ok(false);
+        }
+        for location in self.repo.packed_copies(id)? {
+            if self.repo.is_whole(id, Copy::Packed(location))? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Takes an object that is new, unless packs are written.

@@ -186,7 +186,7 @@ fn bucket(prefix: u64, bits: u32) -> usize {
 }
 
 /// Writes the index, in place of the one that is there. `packs` are sorted by name; `entries` come in order, as many as
-/// the packs have objects.
+/// the packs have objects: if not, it is refused.
 pub fn write(
     backend: &dyn Backend,
     staging: &Staging<'_>,
@@ -201,6 +201,10 @@ pub fn write(
             "nothing depends on it",
         )
     };
+    let wrong = || {
+        let reason = "the one that is there does not say what the packs say";
+        Error::refused("write the index of all packs", reason, "delete it; nothing depends on it")
+    };
     let total: u64 = packs.iter().map(|(_, objects)| u64::from(*objects)).sum();
     let total = u32::try_from(total).map_err(|_| too_many())?;
     let bits = (u64::from(total) / BUCKET).max(1).ilog2().min(MOST_BITS);
@@ -209,8 +213,13 @@ pub fn write(
     let mut file = staging.create(&staged)?;
     let mut buffer = Vec::with_capacity(1 << 20);
     let mut written = 0;
+    let mut previous = None;
     for entry in entries {
         let entry = entry?;
+        if previous > Some(entry) {
+            return Err(wrong());
+        }
+        previous = Some(entry);
         fan_out[bucket(entry.prefix, bits)] += 1;
         buffer.extend_from_slice(&entry.encode());
         written += 1;
@@ -220,7 +229,7 @@ pub fn write(
         }
     }
     if written != total {
-        return Err(too_many());
+        return Err(wrong());
     }
     let tables = buffer.len();
     for (pack, objects) in packs {

@@ -148,9 +148,7 @@ impl Packs {
                 _ => state.strangers.push(format!("{}/{}", layout::PACKS, entry.name)),
             }
         }
-        let known = |state: &State, name: &PackName| {
-            state.slots.contains_key(name) || state.unusable.iter().any(|(unusable, _)| unusable == name)
-        };
+        let known = |state: &State, name: &PackName| state.slots.contains_key(name) || state.is_unusable(name);
         let mut new: Vec<PackName> = listed.into_iter().filter(|name| !known(&state, name)).collect();
         if new.is_empty() {
             return Ok(false);
@@ -189,17 +187,38 @@ impl Packs {
             let mut state = self.state_mut();
             let first = !std::mem::replace(&mut state.distrusts_file, true) && state.file.is_some();
             if first {
-                // Slots are handed out anew.
-                *state = State { distrusts_file: true, ..State::default() };
-                self.files.clear();
-                self.frames.clear();
+                self.read_indexes(&mut state)?;
             }
             first
         };
         Ok(self.load(false)? || distrusted)
     }
 
-    /// The packs that can be used, by slot, and how many objects each has.
+    /// Puts what the packs themselves say in the place of what the index file says. Slots stay as they are: others may be
+    /// about to read what they have found.
+    fn read_indexes(&self, state: &mut State) -> Result<()> {
+        state.file = None;
+        state.recent = Recent::default();
+        for slot in 0..count(state.packs.len()) {
+            let (name, _) = state.packs[slot as usize];
+            let index = PackFile::open(&*self.backend, self.rules, name).and_then(|pack| pack.index());
+            match index {
+                Ok(index) => {
+                    state.packs[slot as usize].1 = count(index.members.len());
+                    state.add_entries(slot, &index.members);
+                }
+                Err(error @ (Error::Damaged { .. } | Error::Io { .. })) => {
+                    if !state.is_unusable(&name) {
+                        state.unusable.push((name, error));
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// The packs, by slot, and how many objects each has; without those that were seen at once not to be usable.
     pub fn list(&self) -> Vec<(PackName, u32)> {
         self.state().packs.clone()
     }
@@ -289,12 +308,13 @@ impl Packs {
     /// Writes `cache/index` for all packs that can be used, and goes on with it.
     pub fn save(&self, staging: &Staging<'_>) -> Result<()> {
         let _saving = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
-        let packs: Vec<_> = {
-            let state = self.state();
-            let slots = state.sorted_slots();
-            let packs: Vec<_> = slots.iter().map(|slot| state.packs[*slot as usize]).collect();
-            index::write(&*self.backend, staging, self.rules.hash, &packs, state.entries(&slots))?;
-            packs
+        let (packs, known) = match self.write_index(staging) {
+            // The file that is there says something else than the packs.
+            Err(Error::Refused { .. }) if self.state().file.is_some() => {
+                self.read_indexes(&mut self.state_mut())?;
+                self.write_index(staging)?
+            }
+            other => other?,
         };
         // Another process may have replaced it already, by one that is as good.
         if let Some(file) = IndexFile::open(&*self.backend, self.rules.hash) {
@@ -304,12 +324,22 @@ impl Packs {
                 state.file = Some(Covered { file, slots: covered });
                 // Slots only grow: those above came while the file was written.
                 for run in &mut state.recent.runs {
-                    run.retain(|entry| entry.pack >= count(packs.len()));
+                    run.retain(|entry| entry.pack >= known);
                 }
                 state.recent.runs.retain(|run| !run.is_empty());
             }
         }
         Ok(())
+    }
+
+    /// Writes `cache/index`. Returns the packs that it covers, and the slot from which on none is.
+    fn write_index(&self, staging: &Staging<'_>) -> Result<(Vec<(PackName, u32)>, u32)> {
+        let state = self.state();
+        let mut slots = state.sorted_slots();
+        slots.retain(|slot| !state.is_unusable(&state.packs[*slot as usize].0));
+        let packs: Vec<_> = slots.iter().map(|slot| state.packs[*slot as usize]).collect();
+        index::write(&*self.backend, staging, self.rules.hash, &packs, state.entries(&slots))?;
+        Ok((packs, count(state.packs.len())))
     }
 
     /// The entries whose prefix is not theirs alone, in order: objects of which there may be several copies.
@@ -335,6 +365,10 @@ impl Packs {
 }
 
 impl State {
+    fn is_unusable(&self, name: &PackName) -> bool {
+        self.unusable.iter().any(|(unusable, _)| unusable == name)
+    }
+
     fn add(&mut self, name: PackName, objects: u32) -> u32 {
         let slot = count(self.packs.len());
         self.packs.push((name, objects));
@@ -360,7 +394,7 @@ impl State {
 
     /// All entries in the order of the file, the packs numbered by their place in `sorted`.
     fn entries(&self, sorted: &[u32]) -> impl Iterator<Item = Result<IndexEntry>> {
-        let mut numbers = vec![0; sorted.len()];
+        let mut numbers = vec![0; self.packs.len()];
         for (number, slot) in sorted.iter().enumerate() {
             numbers[*slot as usize] = count(number);
         }
@@ -424,12 +458,6 @@ impl<K: Copy + Eq + std::hash::Hash, V> Cache<K, V> {
 
     fn inner(&self) -> MutexGuard<'_, CacheInner<K, V>> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn clear(&self) {
-        let mut inner = self.inner();
-        inner.slots.clear();
-        inner.weight = 0;
     }
 
     fn get_or_make(&self, key: K, make: impl FnOnce() -> Result<(V, usize)>) -> Result<Arc<V>> {

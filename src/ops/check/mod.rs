@@ -138,7 +138,8 @@ pub fn check(repo: &SharedRepository, threads: NonZero<usize>, session: &Session
     }
     name_files(&graph, &listing.snapshots, &mut report);
     report.damaged_packs = contents.damaged_packs;
-    report.not_recorded = repo.record_damaged(session, &contents.damaged_in_packs).err();
+    let forgotten = if contents.index_misleads { repo.forget_index() } else { Ok(()) };
+    report.not_recorded = repo.record_damaged(session, &contents.damaged_in_packs).and(forgotten).err();
     report.elapsed = begun.elapsed();
     Ok(report)
 }

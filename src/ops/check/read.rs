@@ -35,6 +35,8 @@ pub(super) struct Contents {
     pub(super) damaged_packs: Vec<(PackName, String)>,
     /// Objects of which the copy in a pack is damaged and there is no whole one.
     pub(super) damaged_in_packs: Vec<ObjectId>,
+    /// Whether the index of all packs covers a pack that cannot be used.
+    pub(super) index_misleads: bool,
 }
 
 impl Contents {
@@ -72,14 +74,17 @@ pub(super) fn read_all(repo: &Repository, loose: &[ObjectId], progress: &dyn Pro
     contents.packs = (list.len() + contents.damaged_packs.len()) as u64;
     let mut damaged = Vec::new();
     for (slot, (name, _)) in (0..).zip(list) {
-        let problem = match repo.packs()?.file(slot) {
-            Ok(pack) => read_pack(repo.hash(), &pack, progress, |id, stored| {
+        let problem = match repo.packs()?.file(slot).and_then(|pack| Ok((pack.index()?, pack))) {
+            Ok((index, pack)) => read_pack(repo.hash(), &pack, &index.members, progress, |id, stored| {
                 if matches!(stored, Stored::Damaged(_)) {
                     damaged.push(id);
                 }
                 contents.add(id, stored);
             }),
-            Err(error) => Err(error),
+            Err(error) => {
+                contents.index_misleads = true;
+                Err(error)
+            }
         };
         if let Err(error) = problem {
             contents.damaged_packs.push((name, error.reason()));
@@ -90,14 +95,15 @@ pub(super) fn read_all(repo: &Repository, loose: &[ObjectId], progress: &dyn Pro
     Ok(contents)
 }
 
-/// Reads a pack and gives each object in it to `each`. An error is what is wrong with the pack as a whole.
+/// Reads a pack, which holds `members`, and gives each of them to `each`. An error is what is wrong with the pack as a
+/// whole.
 fn read_pack(
     hash: HashAlgorithm,
     pack: &PackFile,
+    members: &[Member],
     progress: &dyn Progress,
     mut each: impl FnMut(ObjectId, Stored),
 ) -> Result<()> {
-    let members = pack.index()?.members;
     let mut hasher = hash.hasher();
     let mut problem = Ok(());
     let mut read = read_stretch(pack, 0);
@@ -109,7 +115,7 @@ fn read_pack(
             Ok(bytes) => bytes.as_slice(),
             Err(_) => &[],
         };
-        let verify = |(at, bytes): (usize, &Vec<u8>)| verify_frame(hash, pack, first + at, bytes, &members);
+        let verify = |(at, bytes): (usize, &Vec<u8>)| verify_frame(hash, pack, first + at, bytes, members);
         let (following, verified) = rayon::join(
             || {
                 for bytes in stretch {
@@ -129,7 +135,7 @@ fn read_pack(
         if let Err(error) = bytes {
             // What cannot be read is damaged; what follows may be readable.
             for frame in first..next {
-                for member in frame_members(pack, frame, &members) {
+                for member in frame_members(pack, frame, members) {
                     each(member.id, Stored::Damaged(error.reason()));
                 }
             }
