@@ -2,6 +2,9 @@
 
 use std::fs::File;
 use std::io;
+use std::num::NonZero;
+
+use rustix::fs::Advice;
 
 /// File systems on which `syncfs` does not reach the storage: on FUSE it succeeds and does nothing, on network file
 /// systems it does not speak for the server. The numbers are those of statfs(2).
@@ -33,4 +36,13 @@ pub(super) fn is_remote(dir: &File) -> io::Result<bool> {
     #[allow(clippy::cast_sign_loss, clippy::unnecessary_cast, reason = "the type differs between machines")]
     let kind = (kind as u64) & 0xffff_ffff;
     Ok(WITHOUT_SYNCFS.contains(&kind))
+}
+
+/// Has the kernel begin to write these bytes of a file to the storage, and does not wait. This is what Linux does with the
+/// advice that they are not needed (mm/fadvise.c) before it drops what is written already. It is only advice: an error
+/// means nothing, and that of a failed write comes from the sync.
+pub(super) fn begin_to_write(file: &File, offset: u64, length: u64) {
+    if rustix::fs::fadvise(file, offset, NonZero::new(length), Advice::DontNeed).is_err() {
+        // The sync will write it.
+    }
 }

@@ -17,3 +17,6 @@ pub(super) fn can_sync_file_system(_dir: &File) -> io::Result<bool> {
 pub(super) fn is_remote(_dir: &File) -> io::Result<bool> {
     Ok(false)
 }
+
+/// When it is written is left to the system.
+pub(super) fn begin_to_write(_file: &File, _offset: u64, _length: u64) {}
