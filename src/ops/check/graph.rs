@@ -11,6 +11,8 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use rayon::prelude::*;
+
 use super::read::Stored;
 use crate::error::{Error, ObjectProblem, Result};
 use crate::object::{Chunk, Content, EntryKind, ListId, ObjectId, Snapshot, Tree, TreeId};
@@ -39,6 +41,15 @@ enum Referrer {
     Snapshot(u64),
     Node(Node),
 }
+
+/// What a node says.
+enum NodeContent {
+    Tree(TreeId, Tree),
+    List(u8, Vec<Chunk>),
+}
+
+/// So many nodes are read at once, by all threads.
+const READ_AT_ONCE: usize = 256;
 
 /// The references of all snapshots that were walked.
 pub(super) struct Graph<'a> {
@@ -83,7 +94,7 @@ impl<'a> Graph<'a> {
         }
     }
 
-    /// Walks what a snapshot refers to and no snapshot before it did.
+    /// Walks what a snapshot refers to and no snapshot before it did. Call it in the pool of threads that shall read.
     pub(super) fn walk(&mut self, snapshot: &Snapshot) {
         let mut pending = vec![];
         let from = Referrer::Snapshot(snapshot.number);
@@ -91,44 +102,54 @@ impl<'a> Graph<'a> {
         for (size, content) in [&snapshot.incomplete.all, &snapshot.changed.all].into_iter().flatten() {
             self.refer_to_content(from, *content, *size, &mut pending);
         }
-        while let Some(node) = pending.pop() {
-            let opened = if self.is_whole(node) { self.open(node, &mut pending) } else { Ok(()) };
-            if let Err(error) = opened {
-                self.blame(node, error);
-            }
-            if !self.is_whole(node) {
-                self.dirty.insert(node);
+        while !pending.is_empty() {
+            let nodes = pending.split_off(pending.len().saturating_sub(READ_AT_ONCE));
+            let read = |node: &Node| if self.is_whole(*node) { self.read(*node).map(Some) } else { Ok(None) };
+            let contents: Vec<_> = nodes.par_iter().map(read).collect();
+            for (node, content) in nodes.into_iter().zip(contents) {
+                match content {
+                    Ok(Some(content)) => self.note(node, content, &mut pending),
+                    Ok(None) => {}
+                    Err(error) => self.blame(node, error),
+                }
+                if !self.is_whole(node) {
+                    self.dirty.insert(node);
+                }
             }
         }
     }
 
-    /// Reads a node and notes what it refers to.
-    fn open(&mut self, node: Node, pending: &mut Vec<Node>) -> Result<()> {
-        let from = Referrer::Node(node);
+    fn read(&self, node: Node) -> Result<NodeContent> {
         match node {
-            Node::Tree(id) => match self.repo.read_tree(id)? {
-                Tree::Entries(entries) => {
-                    self.sizes.insert(node, entries.iter().map(|entry| u128::from(entry.kind.size())).sum());
-                    for entry in entries {
-                        match entry.kind {
-                            EntryKind::File { size, content } => self.refer_to_content(from, content, size, pending),
-                            EntryKind::Dir { size, tree } => self.refer_to_dir(from, tree, size, pending),
-                            EntryKind::Symlink { .. } => {}
-                        }
+            Node::Tree(id) => Ok(NodeContent::Tree(id, self.repo.read_tree(id)?)),
+            Node::List { id, depth } => Ok(NodeContent::List(depth, self.repo.read_list(id)?)),
+        }
+    }
+
+    /// Notes what a node refers to.
+    fn note(&mut self, node: Node, content: NodeContent, pending: &mut Vec<Node>) {
+        let from = Referrer::Node(node);
+        match content {
+            NodeContent::Tree(_, Tree::Entries(entries)) => {
+                self.sizes.insert(node, entries.iter().map(|entry| u128::from(entry.kind.size())).sum());
+                for entry in entries {
+                    match entry.kind {
+                        EntryKind::File { size, content } => self.refer_to_content(from, content, size, pending),
+                        EntryKind::Dir { size, tree } => self.refer_to_dir(from, tree, size, pending),
+                        EntryKind::Symlink { .. } => {}
                     }
                 }
-                Tree::Pieces { pieces, .. } => {
-                    self.sizes.insert(node, pieces.iter().map(|piece| u128::from(piece.size)).sum());
-                    for piece in pieces {
-                        self.refer(from, Node::Tree(piece.tree), piece.size, pending);
-                    }
-                    if self.directories.contains(&id) {
-                        self.read_large_directory(id);
-                    }
+            }
+            NodeContent::Tree(id, Tree::Pieces { pieces, .. }) => {
+                self.sizes.insert(node, pieces.iter().map(|piece| u128::from(piece.size)).sum());
+                for piece in pieces {
+                    self.refer(from, Node::Tree(piece.tree), piece.size, pending);
                 }
-            },
-            Node::List { id, depth } => {
-                let list = self.repo.read_list(id)?;
+                if self.directories.contains(&id) {
+                    self.read_large_directory(id);
+                }
+            }
+            NodeContent::List(depth, list) => {
                 self.sizes.insert(node, list.iter().map(|chunk| u128::from(chunk.length)).sum());
                 for Chunk { id, length } in list {
                     if depth == 1 {
@@ -139,7 +160,6 @@ impl<'a> Graph<'a> {
                 }
             }
         }
-        Ok(())
     }
 
     /// Reads a directory of several pieces as a restore would: whether the pieces fit together is seen only so.

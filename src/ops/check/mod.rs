@@ -10,6 +10,7 @@
 
 mod graph;
 mod locate;
+mod packs;
 mod read;
 
 use std::collections::BTreeMap;
@@ -105,9 +106,7 @@ pub fn check(repo: &SharedRepository, threads: NonZero<usize>, session: &Session
     let stored = &contents.objects;
 
     let mut graph = Graph::new(repo, stored);
-    for snapshot in &listing.snapshots {
-        graph.walk(snapshot);
-    }
+    threads.install(|| listing.snapshots.iter().for_each(|snapshot| graph.walk(snapshot)));
     graph.settle();
     // What is needed through something that cannot be read is not known.
     let all_known = listing.unreadable.is_empty() && graph.is_complete();
