@@ -20,7 +20,7 @@ use rayon::prelude::*;
 use zstd::bulk::{Compressor, Decompressor};
 
 /// How much content is compressed at once. A larger file has several frames of its own, smaller ones share one.
-const FRAME: usize = 1 << 20;
+const FRAME: usize = 4 << 20;
 
 /// The zstd level of `backuptool`.
 const LEVEL: i32 = 3;
@@ -99,7 +99,7 @@ fn run(source: &Path, scratch: &Path) -> io::Result<()> {
         (Step::Stat, "walk with stat"),
         (Step::Read, "  + read"),
         (Step::Hash, "  + BLAKE3"),
-        (Step::Compress, "  + zstd -3 in frames of 1 MiB"),
+        (Step::Compress, "  + zstd -3 in frames of 4 MiB"),
     ] {
         timed(name, bytes, || forward(source, step, &frames))?;
     }
