@@ -165,13 +165,14 @@ impl TargetFile {
 
     /// Writes the whole content of a new file, except long runs of zeros, which are left as holes.
     pub fn write_whole(&self, content: &[u8]) -> Result<()> {
-        if content.len() >= SHORTEST_HOLE {
+        if holes(content).any(|(_, end)| end == content.len()) {
             self.set_len(content.len() as u64)?;
         }
         self.write_at(content, 0)
     }
 
-    /// Writes bytes at an offset of a file whose length was set, except long runs of zeros, which are left as holes. May be called from several threads.
+    /// Writes bytes at an offset of a file whose length was set, except long runs of zeros, which are left as holes. May be
+    /// called from several threads.
     pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
         let mut written = 0;
         for (start, end) in holes(bytes) {

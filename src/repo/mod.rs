@@ -30,7 +30,7 @@ pub use copies::{Copy, Keepers};
 pub use entries::Entries;
 pub use exclusive::{ExclusiveRepository, Removal, Removed};
 pub use init::{InitOptions, init};
-pub use objects::ObjectBytes;
+pub use objects::{BlobReader, ObjectBytes};
 pub use reachable::Reachable;
 pub use repack::{Copied, Repacker};
 pub use shared::SharedRepository;

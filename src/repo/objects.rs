@@ -94,12 +94,12 @@ impl Repository {
 
     /// Reads a blob, verifies it, and sees that it has the length that the entry or list that refers to it says.
     pub fn read_blob(&self, id: BlobId, length: u64) -> Result<ObjectBytes> {
-        let content = self.read_object(id.object())?;
-        if content.len() as u64 == length {
-            return Ok(content);
-        }
-        let reason = format!("it has {} bytes where {length} are referred to", content.len());
-        Err(Error::damaged_object(id.object(), reason))
+        self.blobs().read(id, length)
+    }
+
+    /// For reading blobs one after the other.
+    pub fn blobs(&self) -> BlobReader<'_> {
+        BlobReader { repo: self, last: None }
     }
 
     /// Reads one tree object; [`Repository::entries`] reads a directory whatever its size.
@@ -110,6 +110,40 @@ impl Repository {
     /// Reads one piece of a chunk list; [`Repository::chunks`] reads a list whatever its size.
     pub fn read_list(&self, id: ListId) -> Result<Vec<Chunk>> {
         decode_list(&self.read_object(id.object())?).map_err(|error| malformed(id.object(), &error))
+    }
+}
+
+/// Reads blobs one after the other. A snapshot mostly puts blobs into a pack in the order in which a restore needs them: who
+/// has read one looks beside it first, before the index is asked.
+pub struct BlobReader<'r> {
+    repo: &'r Repository,
+    /// The frame of the last blob and its position there.
+    last: Option<(Arc<DecodedFrame>, usize)>,
+}
+
+impl BlobReader<'_> {
+    /// Reads a blob as [`Repository::read_blob`] does.
+    pub fn read(&mut self, id: BlobId, length: u64) -> Result<ObjectBytes> {
+        let content = match self.next_if(id.object()) {
+            Some(content) => content,
+            None => self.repo.read_object(id.object())?,
+        };
+        if let Held::InFrame(frame, position) = &content.0 {
+            self.last = Some((Arc::clone(frame), *position));
+        }
+        if content.len() as u64 == length {
+            return Ok(content);
+        }
+        let reason = format!("it has {} bytes where {length} are referred to", content.len());
+        Err(Error::damaged_object(id.object(), reason))
+    }
+
+    /// What stands behind the last blob, if it is this object and whole.
+    fn next_if(&self, id: ObjectId) -> Option<ObjectBytes> {
+        let (frame, last) = self.last.as_ref()?;
+        let next = last + 1;
+        let is_it = frame.members().get(next)?.id == id && frame.verify(next, self.repo.hash());
+        is_it.then(|| ObjectBytes(Held::InFrame(Arc::clone(frame), next)))
     }
 }
 

@@ -60,6 +60,11 @@ pub fn max_frame(max_content: usize) -> usize {
 
 /// Decodes a file that must be exactly one frame of at most `max_content` bytes of content.
 pub fn decompress(frame: &[u8], max_content: usize) -> Result<Vec<u8>, String> {
+    decompress_into(frame, max_content, Vec::new())
+}
+
+/// The same, into a buffer that is not needed any more.
+pub fn decompress_into(frame: &[u8], max_content: usize, mut buffer: Vec<u8>) -> Result<Vec<u8>, String> {
     if frame.is_empty() {
         return Err("the file is empty".into());
     }
@@ -83,9 +88,11 @@ pub fn decompress(frame: &[u8], max_content: usize) -> Result<Vec<u8>, String> {
         Ok(_) => return Err("something follows the zstd frame".into()),
         Err(_) => return Err("the zstd frame is cut short or broken".into()),
     }
-    let content = with_contexts(|contexts| contexts.decompressor.decompress(frame, length))
+    buffer.clear();
+    buffer.reserve_exact(length);
+    with_contexts(|contexts| contexts.decompressor.decompress_to_buffer(frame, &mut buffer))
         .map_err(|reason| format!("its zstd frame cannot be decoded ({reason})"))?;
-    if content.len() == length { Ok(content) } else { Err("the zstd frame holds less than it claims".into()) }
+    if buffer.len() == length { Ok(buffer) } else { Err("the zstd frame holds less than it claims".into()) }
 }
 
 #[cfg(test)]

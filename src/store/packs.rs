@@ -32,6 +32,8 @@ use crate::object::ObjectId;
 /// Decoded frames are kept up to so many bytes, and so many for each thread.
 const FRAME_CACHE: usize = 48 << 20;
 const FRAME_CACHE_OF_THREAD: usize = 4 * FRAME_CONTENT;
+/// So many buffers of frames are kept for others.
+const MOST_SPARE: usize = 4;
 /// With so many entries in memory, and a share of those in the file, the index file is written anew. (So the cost of
 /// writing it is at most [`SAVE_SHARE`] times its final size, however much is added.)
 const SAVE_ENTRIES: usize = 1 << 19;
@@ -54,6 +56,8 @@ pub struct Packs {
     state: RwLock<State>,
     files: Cache<u32, PackFile>,
     frames: Cache<(u32, usize), DecodedFrame>,
+    /// Buffers of frames that have left the cache: new memory costs a page fault for each 4 KiB of it.
+    spare: Mutex<Vec<Vec<u8>>>,
     saving: Mutex<()>,
 }
 
@@ -123,6 +127,7 @@ impl Packs {
             state: RwLock::default(),
             files: Cache::new(most_files),
             frames: Cache::new(FRAME_CACHE),
+            spare: Mutex::default(),
             saving: Mutex::default(),
         };
         packs.load(true)?;
@@ -265,22 +270,35 @@ impl Packs {
 
     /// The pack in a slot, open.
     pub fn file(&self, slot: u32) -> Result<Arc<PackFile>> {
-        self.files.get_or_make(slot, || {
+        let open = || {
             let (name, _) = self.state().packs[slot as usize];
             Ok((PackFile::open(&*self.backend, self.rules, name)?, 1))
-        })
+        };
+        Ok(self.files.get_or_make(slot, open)?.0)
     }
 
     /// The frame at a location and the object's position in it; nothing if what stands there has another name.
     pub fn frame(&self, location: Location, id: ObjectId) -> Result<Option<(Arc<DecodedFrame>, usize)>> {
         let pack = self.file(location.slot)?;
         let Some((number, position)) = pack.frame_of(location.position) else { return Ok(None) };
-        let frame = self.frames.get_or_make((location.slot, number), || {
-            let frame = pack.decode(number)?;
+        let decode = || {
+            let buffer = self.spare().pop().unwrap_or_default();
+            let frame = pack.decode(number, buffer)?;
             let size = frame.size();
             Ok((frame, size))
-        })?;
+        };
+        let (frame, gone) = self.frames.get_or_make((location.slot, number), decode)?;
+        for frame in gone.into_iter().filter_map(Arc::into_inner) {
+            let mut spare = self.spare();
+            if spare.len() < MOST_SPARE {
+                spare.push(frame.into_buffer());
+            }
+        }
         Ok((frame.members()[position].id == id).then_some((frame, position)))
+    }
+
+    fn spare(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes in a pack that this process has just published.
@@ -460,7 +478,8 @@ impl<K: Copy + Eq + std::hash::Hash, V> Cache<K, V> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn get_or_make(&self, key: K, make: impl FnOnce() -> Result<(V, usize)>) -> Result<Arc<V>> {
+    /// The value, and those that went for it.
+    fn get_or_make(&self, key: K, make: impl FnOnce() -> Result<(V, usize)>) -> Result<(Arc<V>, Vec<Arc<V>>)> {
         let slot = {
             let mut inner = self.inner();
             inner.clock += 1;
@@ -471,15 +490,15 @@ impl<K: Copy + Eq + std::hash::Hash, V> Cache<K, V> {
         };
         let mut value = slot.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(value) = &*value {
-            return Ok(Arc::clone(value));
+            return Ok((Arc::clone(value), Vec::new()));
         }
         match make() {
             Ok((new, weight)) => {
                 let new = Arc::new(new);
                 *value = Some(Arc::clone(&new));
                 drop(value);
-                self.weigh(key, weight);
-                Ok(new)
+                let gone = self.weigh(key, weight);
+                Ok((new, gone))
             }
             Err(error) => {
                 drop(value);
@@ -489,17 +508,22 @@ impl<K: Copy + Eq + std::hash::Hash, V> Cache<K, V> {
         }
     }
 
-    /// Notes what a new value weighs, and lets others go for it.
-    fn weigh(&self, key: K, weight: usize) {
+    /// Notes what a new value weighs, and lets others go for it. Returns these.
+    fn weigh(&self, key: K, weight: usize) -> Vec<Arc<V>> {
+        let mut gone = Vec::new();
         let mut inner = self.inner();
-        let Some(slot) = inner.slots.get_mut(&key) else { return };
+        let Some(slot) = inner.slots.get_mut(&key) else { return gone };
         slot.weight = weight;
         inner.weight += weight;
         while inner.weight > self.most.load(Ordering::Relaxed) {
             let others = inner.slots.iter().filter(|(other, slot)| **other != key && slot.weight > 0);
-            let Some(oldest) = others.min_by_key(|(_, slot)| slot.used).map(|(oldest, _)| *oldest) else { return };
-            let gone = inner.slots.remove(&oldest).map_or(0, |slot| slot.weight);
-            inner.weight -= gone;
+            let Some(oldest) = others.min_by_key(|(_, slot)| slot.used).map(|(oldest, _)| *oldest) else { break };
+            let Some(slot) = inner.slots.remove(&oldest) else { break };
+            inner.weight -= slot.weight;
+            // Others who have found the slot already keep the value.
+            let value = Arc::into_inner(slot.value).and_then(|value| value.into_inner().ok().flatten());
+            gone.extend(value);
         }
+        gone
     }
 }

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use crate::error::Result;
 use crate::fs::{TargetDir, TargetFile};
 use crate::object::{Content, ListId, Name};
-use crate::repo::{ChunkAt, Repository};
+use crate::repo::{BlobReader, ChunkAt, Repository};
 
 /// The chunks of a large file are read, verified and written in parallel, about so many bytes at a time.
 const PART: u64 = 8 << 20;
@@ -24,14 +24,14 @@ pub(super) struct FileToWrite {
 
 impl FileToWrite {
     /// Writes the file. If it cannot be written whole, nothing is left under its name.
-    pub(super) fn write(&self, repo: &Repository) -> Result<()> {
+    pub(super) fn write(&self, repo: &Repository, blobs: &mut BlobReader<'_>) -> Result<()> {
         match self.content {
             Content::Blob(blob) => {
                 // Read before the file is made: a damaged blob leaves nothing to remove.
-                let content = repo.read_blob(blob, self.size)?;
+                let content = blobs.read(blob, self.size)?;
                 self.make(|file| file.write_whole(&content))
             }
-            Content::Chunks { list, depth } => self.make(|file| self.write_chunks(repo, file, list, depth)),
+            Content::Chunks { list, depth } => self.make(|file| self.write_chunks(repo, blobs, file, list, depth)),
         }
     }
 
@@ -44,14 +44,29 @@ impl FileToWrite {
         })
     }
 
-    fn write_chunks(&self, repo: &Repository, file: &TargetFile, list: ListId, depth: u8) -> Result<()> {
+    fn write_chunks(
+        &self,
+        repo: &Repository,
+        blobs: &mut BlobReader<'_>,
+        file: &TargetFile,
+        list: ListId,
+        depth: u8,
+    ) -> Result<()> {
         // The top of the list must agree with the size before a file of that size is made.
         let mut chunks = repo.chunks(list, depth, self.size).peekable();
         if let Some(Err(error)) = chunks.next_if(Result::is_err) {
             return Err(error);
         }
         file.set_len(self.size)?;
-        let write = |chunk: &ChunkAt| file.write_at(&repo.read_blob(chunk.blob, chunk.length)?, chunk.offset);
+        let write = |blobs: &mut BlobReader<'_>, chunk: &ChunkAt| {
+            file.write_at(&blobs.read(chunk.blob, chunk.length)?, chunk.offset)
+        };
+        if self.size <= PART {
+            // Other files are written beside it.
+            return chunks.try_for_each(|chunk| write(blobs, &chunk?));
+        }
+        let write_part =
+            |part: &[ChunkAt]| part.par_iter().try_for_each_init(|| repo.blobs(), |blobs, chunk| write(blobs, chunk));
         let mut part = Vec::new();
         let mut part_bytes = 0;
         for chunk in chunks {
@@ -59,11 +74,11 @@ impl FileToWrite {
             part_bytes += chunk.length;
             part.push(chunk);
             if part_bytes >= PART || part.len() >= PART_CHUNKS {
-                part.par_iter().try_for_each(write)?;
+                write_part(&part)?;
                 part.clear();
                 part_bytes = 0;
             }
         }
-        part.par_iter().try_for_each(write)
+        write_part(&part)
     }
 }

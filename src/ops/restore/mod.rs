@@ -232,8 +232,9 @@ impl<'s> Run<'_, 's> {
         self.group_bytes = 0;
         self.group_dirs = 0;
         self.scope.spawn(move |_| {
+            let mut blobs = repo.blobs();
             let write = |file: FileToWrite| {
-                let result = file.write(repo);
+                let result = file.write(repo, &mut blobs);
                 if result.is_ok() {
                     progress.advance(1, file.size);
                 }

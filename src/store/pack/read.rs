@@ -70,6 +70,11 @@ impl DecodedFrame {
         self.tar.len()
     }
 
+    /// The buffer of its content, for another frame.
+    pub fn into_buffer(self) -> Vec<u8> {
+        self.tar
+    }
+
     /// Whether everything around the objects' content (headers and padding) is as it must be; only that `tar` reads the
     /// archive depends on it.
     pub fn is_well_formed(&self) -> bool {
@@ -212,14 +217,18 @@ impl PackFile {
         Ok(lines.iter().map(Member::decode).collect())
     }
 
-    /// Reads and decodes a frame. The objects in it are not verified.
-    pub fn decode(&self, frame: usize) -> Result<DecodedFrame> {
+    /// Reads and decodes a frame, into a buffer that may be empty. The objects in it are not verified.
+    pub fn decode(&self, frame: usize, buffer: Vec<u8>) -> Result<DecodedFrame> {
         let members = self.frame_members(frame)?;
-        self.decode_bytes(frame, &self.frame_bytes(frame)?, members)
+        self.decode_into(frame, &self.frame_bytes(frame)?, members, buffer)
     }
 
     /// Decodes the bytes of a frame.
     pub fn decode_bytes(&self, frame: usize, bytes: &[u8], members: Vec<Member>) -> Result<DecodedFrame> {
+        self.decode_into(frame, bytes, members, Vec::new())
+    }
+
+    fn decode_into(&self, frame: usize, bytes: &[u8], members: Vec<Member>, buffer: Vec<u8>) -> Result<DecodedFrame> {
         let offset = self.frames[frame].offset;
         let damaged = |reason: String| self.damaged(format!("its frame at byte {offset}: {reason}"));
         let expected = content_length(&members);
@@ -231,7 +240,7 @@ impl PackFile {
         }
         // The end of the archive has no objects.
         let most = if members.is_empty() { 2 * BLOCK } else { usize::try_from(expected).unwrap_or(longest) };
-        let tar = codec::decompress(bytes, most).map_err(damaged)?;
+        let tar = codec::decompress_into(bytes, most, buffer).map_err(damaged)?;
         if tar.len() != most {
             return Err(damaged(format!("it has {} bytes of content where its index says {most}", tar.len())));
         }
