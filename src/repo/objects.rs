@@ -99,7 +99,7 @@ impl Repository {
 
     /// For reading blobs one after the other.
     pub fn blobs(&self) -> BlobReader<'_> {
-        BlobReader { repo: self, last: None }
+        BlobReader { repo: self, last: Default::default() }
     }
 
     /// Reads one tree object; [`Repository::entries`] reads a directory whatever its size.
@@ -114,12 +114,15 @@ impl Repository {
 }
 
 /// Reads blobs one after the other. A snapshot mostly puts blobs into a pack in the order in which a restore needs them: who
-/// has read one looks beside it first, before the index is asked.
+/// has read some looks beside these first, before the index is asked.
 pub struct BlobReader<'r> {
     repo: &'r Repository,
-    /// The frame of the last blob and its position there.
-    last: Option<(Arc<DecodedFrame>, usize)>,
+    /// Frames that blobs were read from, and the position of the last one there; the latest frame first.
+    last: [Option<(Arc<DecodedFrame>, usize)>; FRAMES_AT_HAND],
 }
+
+/// Neighbours are in different frames if some of them hardly compress, or some are older than others.
+const FRAMES_AT_HAND: usize = 2;
 
 impl BlobReader<'_> {
     /// Reads a blob as [`Repository::read_blob`] does.
@@ -128,9 +131,7 @@ impl BlobReader<'_> {
             Some(content) => content,
             None => self.repo.read_object(id.object())?,
         };
-        if let Held::InFrame(frame, position) = &content.0 {
-            self.last = Some((Arc::clone(frame), *position));
-        }
+        self.note(&content);
         if content.len() as u64 == length {
             return Ok(content);
         }
@@ -138,12 +139,23 @@ impl BlobReader<'_> {
         Err(Error::damaged_object(id.object(), reason))
     }
 
-    /// What stands behind the last blob, if it is this object and whole.
+    /// What stands behind a last blob, if it is this object and whole.
     fn next_if(&self, id: ObjectId) -> Option<ObjectBytes> {
-        let (frame, last) = self.last.as_ref()?;
-        let next = last + 1;
-        let is_it = frame.members().get(next)?.id == id && frame.verify(next, self.repo.hash());
-        is_it.then(|| ObjectBytes(Held::InFrame(Arc::clone(frame), next)))
+        self.last.iter().flatten().find_map(|(frame, last)| {
+            let next = last + 1;
+            let is_it = frame.members().get(next)?.id == id && frame.verify(next, self.repo.hash());
+            is_it.then(|| ObjectBytes(Held::InFrame(Arc::clone(frame), next)))
+        })
+    }
+
+    fn note(&mut self, content: &ObjectBytes) {
+        let Held::InFrame(frame, position) = &content.0 else { return };
+        let known = self.last.iter().position(|last| last.as_ref().is_some_and(|(known, _)| Arc::ptr_eq(known, frame)));
+        self.last[..=known.unwrap_or(FRAMES_AT_HAND - 1)].rotate_right(1);
+        match &mut self.last[0] {
+            Some((_, last)) if known.is_some() => *last = *position,
+            slot => *slot = Some((Arc::clone(frame), *position)),
+        }
     }
 }
 

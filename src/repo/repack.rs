@@ -13,6 +13,7 @@ use super::copies::is_unreadable;
 use super::{Repository, Session, WriterOptions};
 use crate::error::{Error, Result};
 use crate::object::ObjectId;
+use crate::store::codec::Density;
 use crate::store::pack::{Frame, FrameBuilder, PackKind, PackName, PackWriter, member_length};
 use crate::store::staging::Staging;
 
@@ -44,7 +45,7 @@ impl<'r> Repacker<'r> {
         let lanes = PackKind::ALL.map(|kind| Lane {
             kind,
             packs: PackWriter::new(repo.backend(), Arc::clone(&staging), kind, repo.hash(), options.pack_size),
-            frame: FrameBuilder::new(kind),
+            frame: FrameBuilder::new(kind, Density::Usual),
         });
         Ok(Self { repo, lanes, finished: Vec::new() })
     }

@@ -37,6 +37,7 @@ use super::{Copy, Repository, Session, lock};
 use crate::error::{Error, Result};
 use crate::object::{Added, ObjectId, Snapshot, Tree, is_zeros};
 use crate::store::batch::{Batch, SyncMethod};
+use crate::store::codec::Density;
 use crate::store::pack::{FinishedPack, FrameBuilder, PACK_SIZE, PackKind, PackWriter};
 use crate::store::packs::Packs;
 use crate::store::staging::{self, Staging};
@@ -94,15 +95,15 @@ pub struct ObjectWriter<'r> {
     replaced: AtomicU64,
 }
 
-/// The packs of one kind, and the frames that are being filled and that no thread holds.
+/// The packs of one kind, and the frames that are being filled and that no thread holds, by density.
 struct Lane<'r> {
     packs: PackWriter<'r>,
-    idle: Mutex<Vec<FrameBuilder>>,
+    idle: [Mutex<Vec<FrameBuilder>>; Density::ALL.len()],
 }
 
 impl Lane<'_> {
-    fn idle(&self) -> MutexGuard<'_, Vec<FrameBuilder>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    fn idle(&self, density: Density) -> MutexGuard<'_, Vec<FrameBuilder>> {
+        self.idle[density as usize].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -165,7 +166,7 @@ impl<'r> ObjectWriter<'r> {
         let batch = Batch::new(backend, Arc::clone(&staging), options.sync, listing.shards);
         let lane = |kind| Lane {
             packs: PackWriter::new(backend, Arc::clone(&staging), kind, repo.hash(), options.pack_size),
-            idle: Mutex::default(),
+            idle: Default::default(),
         };
         let (blobs, trees) = (lane(PackKind::Blobs), lane(PackKind::Trees));
         Ok(Self {
@@ -204,7 +205,7 @@ impl<'r> ObjectWriter<'r> {
     }
 
     fn appender(&self, kind: PackKind) -> Appender<'_, 'r> {
-        Appender { writer: self, kind, frame: None }
+        Appender { writer: self, kind, frames: Default::default() }
     }
 
     fn lane(&self, kind: PackKind) -> &Lane<'r> {
@@ -323,15 +324,17 @@ impl<'r> ObjectWriter<'r> {
         self.batch.publish()?;
         for kind in PackKind::ALL {
             let lane = self.lane(kind);
-            let mut rest = FrameBuilder::new(kind);
-            for mut frame in mem::take(&mut *lane.idle()) {
-                rest.append(&mut frame);
-                if rest.is_full() {
+            for density in Density::ALL {
+                let mut rest = FrameBuilder::new(kind, density);
+                for mut frame in mem::take(&mut *lane.idle(density)) {
+                    rest.append(&mut frame);
+                    if rest.is_full() {
+                        self.append(kind, &mut rest)?;
+                    }
+                }
+                if !rest.is_empty() {
                     self.append(kind, &mut rest)?;
                 }
-            }
-            if !rest.is_empty() {
-                self.append(kind, &mut rest)?;
             }
             if let Some(finished) = lane.packs.finish()? {
                 self.take_in(&finished)?;
@@ -381,8 +384,8 @@ impl<'r> ObjectWriter<'r> {
 pub struct Appender<'w, 'r> {
     writer: &'w ObjectWriter<'r>,
     kind: PackKind,
-    /// Nothing while there is nothing in it.
-    frame: Option<FrameBuilder>,
+    /// By density; nothing while there is nothing in it.
+    frames: [Option<FrameBuilder>; Density::ALL.len()],
 }
 
 impl<'w, 'r> Appender<'w, 'r> {
@@ -426,9 +429,10 @@ impl<'w, 'r> Appender<'w, 'r> {
     }
 
     fn push(&mut self, id: ObjectId, content: &[u8]) -> Result<()> {
-        let frame = self.frame.get_or_insert_with(|| {
-            let idle = self.writer.lane(self.kind).idle().pop();
-            idle.unwrap_or_else(|| FrameBuilder::new(self.kind))
+        let density = Density::of(content);
+        let frame = self.frames[density as usize].get_or_insert_with(|| {
+            let idle = self.writer.lane(self.kind).idle(density).pop();
+            idle.unwrap_or_else(|| FrameBuilder::new(self.kind, density))
         });
         frame.push(id, content);
         if frame.is_full() { self.writer.append(self.kind, frame) } else { Ok(()) }
@@ -436,8 +440,10 @@ impl<'w, 'r> Appender<'w, 'r> {
 
     /// Lets who asks next go on with what was not passed on yet. To be called before other work is waited for.
     pub fn release(&mut self) {
-        if let Some(frame) = self.frame.take() {
-            self.writer.lane(self.kind).idle().push(frame);
+        for density in Density::ALL {
+            if let Some(frame) = self.frames[density as usize].take() {
+                self.writer.lane(self.kind).idle(density).push(frame);
+            }
         }
     }
 }

@@ -4,12 +4,13 @@ use super::PackKind;
 use super::index::Member;
 use super::member::{BLOCK, member_header};
 use crate::object::ObjectId;
-use crate::store::codec;
+use crate::store::codec::{self, Density};
 
 /// Gathers objects for one frame, as members of a tar archive.
 #[derive(Debug)]
 pub struct FrameBuilder {
     kind: PackKind,
+    density: Density,
     tar: Vec<u8>,
     members: Vec<Member>,
 }
@@ -24,9 +25,9 @@ pub struct Frame {
 }
 
 impl FrameBuilder {
-    /// Nothing, for a pack of this kind.
-    pub fn new(kind: PackKind) -> Self {
-        Self { kind, tar: Vec::new(), members: Vec::new() }
+    /// Nothing, for a pack of this kind and objects of this density.
+    pub fn new(kind: PackKind, density: Density) -> Self {
+        Self { kind, density, tar: Vec::new(), members: Vec::new() }
     }
 
     /// Adds an object. No object is longer than what a `u32` counts.
@@ -61,13 +62,13 @@ impl FrameBuilder {
 
     /// Compresses what is gathered and begins anew. Fails only if zstd cannot have memory.
     pub fn encode(&mut self) -> Result<Frame, String> {
-        let bytes = codec::compress(&self.tar)?;
+        let bytes = codec::compress_as(&self.tar, self.density)?;
         self.tar.clear();
         Ok(Frame { members: std::mem::take(&mut self.members), bytes })
     }
 
     /// The frame that ends the archive: two blocks of zeros, no object.
     pub(super) fn end_of_archive() -> Result<Frame, String> {
-        Ok(Frame { members: Vec::new(), bytes: codec::compress(&[0; 2 * BLOCK])? })
+        Ok(Frame { members: Vec::new(), bytes: codec::compress_as(&[0; 2 * BLOCK], Density::Usual)? })
     }
 }
