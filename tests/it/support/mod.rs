@@ -5,3 +5,4 @@ pub(crate) mod docs;
 pub(crate) mod fault;
 pub(crate) mod model;
 pub(crate) mod repos;
+pub(crate) mod sweep;

@@ -9,7 +9,8 @@ use backuptool::Result;
 use backuptool::object::{Content, Entry, EntryKind, HashAlgorithm, TreeId};
 use backuptool::ops::address::{Address, Wanted};
 use backuptool::ops::check::{self, CheckReport};
-use backuptool::ops::prune::{self, PruneReport};
+use backuptool::ops::pack::{self, PackPlan, PackReport};
+use backuptool::ops::prune::{self, PrunePlan, PruneReport};
 use backuptool::ops::restore::{self, RestoreOptions, RestoreReport};
 use backuptool::ops::snapshot::{self, SnapshotOptions, SnapshotReport, WriterOptions};
 use backuptool::progress::Silent;
@@ -103,9 +104,32 @@ pub(crate) fn restored(backend: impl Backend + 'static, number: u64) -> Result<M
 }
 
 pub(crate) fn prune(backend: impl Backend + 'static, numbers: &[u64]) -> Result<PruneReport> {
+    prune_with(backend, numbers, WriterOptions::default())
+}
+
+/// Prunes with options for how objects are written.
+pub(crate) fn prune_with(
+    backend: impl Backend + 'static,
+    numbers: &[u64],
+    writing: WriterOptions,
+) -> Result<PruneReport> {
     let repo = open(backend)?;
     let plan = prune::plan(&repo, numbers)?;
-    prune::execute(repo, plan, WriterOptions::default(), &session())
+    prune::execute(repo, plan, writing, &session())
+}
+
+pub(crate) fn prune_plan(backend: impl Backend + 'static, numbers: &[u64]) -> Result<PrunePlan> {
+    prune::plan(&*open(backend)?, numbers)
+}
+
+pub(crate) fn pack_with(backend: impl Backend + 'static, writing: WriterOptions) -> Result<PackReport> {
+    let repo = open(backend)?;
+    let plan = pack::plan(&repo, writing)?;
+    pack::execute(repo, &plan, writing, &session())
+}
+
+pub(crate) fn pack_plan(backend: impl Backend + 'static, writing: WriterOptions) -> Result<PackPlan> {
+    pack::plan(&*open(backend)?, writing)
 }
 
 pub(crate) fn check(backend: impl Backend + 'static) -> Result<CheckReport> {
