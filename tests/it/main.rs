@@ -6,6 +6,8 @@ mod format_doc;
 mod frozen;
 mod hostile;
 mod objects;
+mod pack_sweeps;
+mod packs;
 mod roundtrip;
 mod support;
 mod sweeps;

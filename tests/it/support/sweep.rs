@@ -12,12 +12,14 @@ use std::sync::Arc;
 use backuptool::Result;
 use backuptool::object::{HashAlgorithm, ObjectId};
 use backuptool::ops::check::Leftovers;
-use backuptool::repo::WriterOptions;
+use backuptool::repo::{self, InitOptions, WriterOptions};
 use backuptool::store::{Backend, Crash, EntryKind, MemoryBackend, layout, loose};
 
 use super::fault::{FaultBackend, Plan};
 use super::model::{Model, Source};
-use super::repos::{check, init, open, pack_plan, pack_with, prune_plan, prune_with, read_back, restored, take_with};
+use super::repos::{
+    check, open, pack_plan, pack_with, prune_plan, prune_with, read_back, restored, session, take_with,
+};
 
 /// A repository and what its snapshots must restore to.
 #[derive(Debug)]
@@ -30,7 +32,11 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(memory: MemoryBackend) -> Self {
-        init(memory.clone()).unwrap();
+        Self::with_init(memory, &InitOptions::default())
+    }
+
+    pub(crate) fn with_init(memory: MemoryBackend, options: &InitOptions) -> Self {
+        repo::init(Arc::new(memory.clone()), options, &session()).unwrap();
         Self { memory, taken: BTreeMap::new(), highest: 0 }
     }
 
@@ -253,7 +259,7 @@ pub(crate) fn ok<T>(case: &str, result: Result<T>) -> T {
 
 /// The hash of all names and contents. The random names of staging directories are left out.
 pub(crate) fn fingerprint(memory: &MemoryBackend) -> ObjectId {
-    pub(crate) fn add(memory: &MemoryBackend, dir: &str, text: &mut Vec<u8>) {
+    fn add(memory: &MemoryBackend, dir: &str, text: &mut Vec<u8>) {
         for entry in memory.list(dir).unwrap() {
             let path = if dir.is_empty() { entry.name.clone() } else { format!("{dir}/{}", entry.name) };
             let name = if dir == layout::TMP { "run" } else { &entry.name };
