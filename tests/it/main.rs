@@ -5,6 +5,7 @@ mod cli;
 mod format_doc;
 mod frozen;
 mod hostile;
+mod meetings;
 mod objects;
 mod pack_sweeps;
 mod packs;

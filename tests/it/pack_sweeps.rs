@@ -1,5 +1,5 @@
-//! Every way to stop half-way where objects go to packs, are taken out of them, and are folded; and processes that meet
-//! there. The counterpart of `sweeps.rs`.
+//! Every way to stop half-way where objects go to packs, are taken out of them, and are folded; and a full disk. The
+//! counterpart of `sweeps.rs`.
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -91,17 +91,9 @@ fn a_snapshot_that_leaves_packs_can_stop_anywhere() {
     ] {
         assert_eq!(published(&log_of_snapshot(&world, source, writing)), new_packs, "{name}");
         let operation = |faults: FaultBackend| take_with(faults, source.path(), writing).map(|_| ());
-        let cases = Sweep::new(&third, 1).packing(PACKED).run(name, &world.copy(), operation, |done| {
-            let mut expect = world.expect();
-            let number = world.highest + 1;
-            if done {
-                expect.must.insert(number, source.model.clone());
-                expect.highest = number;
-            } else {
-                expect.may.insert(number, source.model.clone());
-            }
-            expect
-        });
+        let cases = Sweep::new(&third, 1)
+            .packing(PACKED)
+            .run(name, &world.copy(), operation, |done| world.expect_next(source, done));
         assert!(cases.run >= least, "{cases:?}");
     }
 }

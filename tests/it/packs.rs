@@ -1,5 +1,5 @@
-//! Packs and the index of all packs, damaged in every way: what each operation says and does then. Never a wrong content,
-//! never a panic, never a good copy lost; what is not damaged restores.
+//! Packs and the index of all packs, damaged in every way: what each operation says and does then. Never a wrong
+//! content, never a panic, never a good copy lost; what is not damaged restores.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -58,8 +58,8 @@ impl Bed {
         bed
     }
 
-    /// A pack of blobs with two frames, three packs besides, and loose objects. The frames are smaller than this program
-    /// makes them, which no reader may mind.
+    /// A pack of blobs with two frames, three packs besides, and loose objects. The frames are smaller than this
+    /// program makes them, which no reader may mind.
     fn framed(hash: HashAlgorithm) -> Self {
         let first = (0..20).fold(Model::default(), |model, number| {
             model.file(&format!("file{number:02}"), noise(number, 64).repeat(20))
@@ -1020,8 +1020,8 @@ fn assert_lie(bed: &Bed, case: &str, name: PackName, bytes: &[u8], lie: &Lie, ca
 
 // ---- the index of all packs
 
-/// Whatever is in the place of the index of all packs: nothing is lost, nothing is said to be missing, and the next prune
-/// that changes a pack puts it right.
+/// Whatever is in the place of the index of all packs: nothing is lost, nothing is said to be missing, and the next
+/// prune that changes a pack puts it right.
 fn assert_index_does_no_harm(bed: &Bed, case: &str, index: &[u8]) {
     let none = BTreeSet::new();
     let memory = bed.copy();

@@ -50,17 +50,7 @@ fn many() -> Source {
 
 fn sweep_snapshot(name: &str, world: &World, source: &Source, sync: SyncMethod, seeds: u64) -> Cases {
     let operation = |faults: FaultBackend| take(faults, source.path(), sync).map(|_| ());
-    Sweep::new(source, seeds).run(name, &world.copy(), operation, |done| {
-        let mut expect = world.expect();
-        let number = world.highest + 1;
-        if done {
-            expect.must.insert(number, source.model.clone());
-            expect.highest = number;
-        } else {
-            expect.may.insert(number, source.model.clone());
-        }
-        expect
-    })
+    Sweep::new(source, seeds).run(name, &world.copy(), operation, |done| world.expect_next(source, done))
 }
 
 fn log_of(world: &World, source: &Source, sync: SyncMethod) -> Vec<String> {

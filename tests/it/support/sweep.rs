@@ -1,5 +1,5 @@
-//! Every way to stop half-way, for whatever operation: each operation on the storage fails in turn, and the power is lost
-//! after it.
+//! Every way to stop half-way, for whatever operation: each operation on the storage fails in turn, and the power is
+//! lost after it.
 //!
 //! A sweep runs an operation once to count what it asks of the storage, and then again for each of these steps and for
 //! each way in which the step can fail. Whatever happens, [`Sweep::verify`] must hold afterwards.
@@ -63,6 +63,19 @@ impl World {
     pub(crate) fn expect(&self) -> Expect {
         Expect { must: self.taken.clone(), may: BTreeMap::new(), highest: self.highest }
     }
+
+    /// What is to be found after another snapshot, if it was `done` or if it was stopped.
+    pub(crate) fn expect_next(&self, source: &Source, done: bool) -> Expect {
+        let mut expect = self.expect();
+        let number = self.highest + 1;
+        if done {
+            expect.must.insert(number, source.model.clone());
+            expect.highest = number;
+        } else {
+            expect.may.insert(number, source.model.clone());
+        }
+        expect
+    }
 }
 
 /// What may be found after an operation was stopped, or not.
@@ -86,7 +99,7 @@ pub(crate) struct Cases {
 }
 
 /// Whether the sweeps may take long: ten times the random crashes, and every state restored to the disk.
-fn slow() -> bool {
+pub(crate) fn slow() -> bool {
     std::env::var_os("BACKUPTOOL_SLOW").is_some()
 }
 
