@@ -19,7 +19,7 @@ use std::ops::Deref;
 use std::sync::OnceLock;
 
 use super::copies::Copy;
-use super::{Repository, Session, lock};
+use super::{Repository, Session, lock, make_dirs};
 use crate::error::Result;
 use crate::object::ObjectId;
 use crate::store::pack::PackName;
@@ -166,6 +166,7 @@ impl ExclusiveRepository {
         if packs.list().is_empty() {
             return Ok(());
         }
+        make_dirs(self.repo.backend())?;
         packs.save(&Staging::begin(self.repo.backend(), &session.info())?)
     }
 }

@@ -95,6 +95,14 @@ fn no_repository(path: &Path, reason: &str) -> Error {
     }
 }
 
+/// Makes the directories that are missing. zip and some ways of copying drop empty ones, and `cache` may be deleted.
+fn make_dirs(backend: &dyn Backend) -> Result<()> {
+    for dir in layout::DIRS {
+        backend.create_dir(dir)?;
+    }
+    backend.sync_dir("")
+}
+
 /// A repository that can be read.
 #[derive(Debug)]
 pub struct Repository {

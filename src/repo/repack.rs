@@ -10,7 +10,7 @@
 use std::sync::Arc;
 
 use super::copies::is_unreadable;
-use super::{Repository, Session, WriterOptions};
+use super::{Repository, Session, WriterOptions, make_dirs};
 use crate::error::{Error, Result};
 use crate::object::ObjectId;
 use crate::store::codec::Density;
@@ -41,6 +41,7 @@ pub enum Copied {
 
 impl<'r> Repacker<'r> {
     pub(super) fn begin(repo: &'r Repository, session: &Session<'_>, options: WriterOptions) -> Result<Self> {
+        make_dirs(repo.backend())?;
         let staging = Arc::new(Staging::begin(repo.backend(), &session.info())?);
         let lanes = PackKind::ALL.map(|kind| Lane {
             kind,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::exclusive::ExclusiveRepository;
 use super::repack::Repacker;
 use super::write::{ObjectWriter, WriterOptions};
-use super::{Repository, Session, lock};
+use super::{Repository, Session, lock, make_dirs};
 use crate::error::Result;
 use crate::object::ObjectId;
 use crate::store::staging::Staging;
@@ -44,6 +44,7 @@ impl SharedRepository {
         if objects.is_empty() && damaged::read(backend).is_empty() {
             return Ok(());
         }
+        make_dirs(backend)?;
         damaged::write(backend, &Staging::begin(backend, &session.info())?, objects)
     }
 

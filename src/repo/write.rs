@@ -33,7 +33,7 @@ use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use super::{Copy, Repository, Session, lock};
+use super::{Copy, Repository, Session, lock, make_dirs};
 use crate::error::{Error, Result};
 use crate::object::{Added, ObjectId, Snapshot, Tree, is_zeros};
 use crate::store::batch::{Batch, SyncMethod};
@@ -154,11 +154,7 @@ impl<'r> ObjectWriter<'r> {
         options: WriterOptions,
     ) -> Result<Self> {
         let backend = repo.backend();
-        // zip and some ways of copying drop empty directories.
-        for dir in layout::DIRS {
-            backend.create_dir(dir)?;
-        }
-        backend.sync_dir("")?;
+        make_dirs(backend)?;
         staging::remove_abandoned(backend)?;
         let staging = Arc::new(Staging::begin(backend, &session.info())?);
         let listing = loose::list(backend)?.complete()?;

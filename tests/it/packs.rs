@@ -230,7 +230,8 @@ fn contents(frame: &DecodedFrame) -> Vec<(ObjectId, Vec<u8>)> {
 }
 
 fn packs(memory: &MemoryBackend) -> Vec<PackName> {
-    let names = memory.list(layout::PACKS).unwrap();
+    // The directory may be missing.
+    let names = memory.list(layout::PACKS).unwrap_or_default();
     names.iter().filter_map(|entry| layout::parse_pack(&entry.name)).collect()
 }
 
@@ -1114,5 +1115,47 @@ fn the_cache_can_be_deleted_and_comes_back_as_it_was() {
         // Saved again on top of itself, too.
         save_index(&bed.memory);
         assert_eq!(bed.memory.contents(layout::INDEX), Some(before));
+    }
+}
+
+/// zip drops empty directories, and whoever deletes the cache may delete its directory.
+#[test]
+fn directories_that_are_missing_are_made_again() {
+    let file = |name: &str| Model::default().file("same", *b"same").file(name, noise(5, 3000));
+    for (what, writing) in [("packed", PACKED), ("loose", LOOSE)] {
+        let bed = Bed::new(HashAlgorithm::Blake3, vec![(file("a"), writing), (file("b"), writing)]);
+        let bare = || {
+            let memory = bed.copy();
+            let cached = memory.paths().into_iter().filter(|path| path.starts_with("cache/"));
+            cached.for_each(|path| memory.remove(&path).unwrap());
+            for dir in layout::DIRS {
+                // Those that hold something stay.
+                let _ = memory.remove_dir(dir);
+            }
+            assert!(memory.list(layout::CACHE).is_err() && memory.list(layout::TMP).is_err());
+            memory
+        };
+        let none = BTreeSet::new();
+        let memory = bare();
+        bed.assert_restores(what, &memory, &none, None);
+        assert!(check(memory.clone()).unwrap().is_clean(), "{what}");
+        let report = pack_with(memory.clone(), PACKED).unwrap();
+        assert!(!report.old_files_remain && loose::list(&memory).unwrap().objects.is_empty(), "{what}: {report:?}");
+        bed.assert_restores(what, &memory.crash(Crash::LoseAll), &none, None);
+
+        let memory = bare();
+        assert_eq!(prune_with(memory.clone(), &[1], PACKED).unwrap().removed, [1], "{what}");
+        bed.assert_some_restore(what, &memory.crash(Crash::LoseAll), [2].into_iter(), &none, None);
+
+        let memory = bare();
+        for name in packs(&memory) {
+            memory.set_contents(&name.path(), flipped(&bed.bytes(name), 100 * 8)).unwrap();
+        }
+        let report = check(memory.clone()).unwrap();
+        assert!(report.not_recorded.is_none(), "{what}: {report:?}");
+        for source in &bed.sources {
+            take_with(memory.clone(), source.path(), writing).unwrap();
+        }
+        bed.assert_restores(what, &memory.crash(Crash::LoseAll), &none, None);
     }
 }
