@@ -1,9 +1,10 @@
-//! Properties of random trees: what is stored comes back, the same content has the same name, nothing is stored twice,
-//! and any sequence of edits, snapshots and prunes does what a plain model of it does.
+//! Properties of random trees, loose and in packs: what is stored comes back, the same content has the same name,
+//! nothing is stored twice, and any sequence of edits, snapshots, prunes, packing and lost caches does what a plain
+//! model of it does.
 //!
 //! `PROPTEST_CASES` raises the number of cases.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs;
 use std::num::NonZero;
@@ -12,22 +13,23 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use backuptool::object::{ChunkSizes, HashAlgorithm, Snapshot};
+use backuptool::object::{ChunkSizes, Content as Stored, EntryKind, HashAlgorithm, ObjectId, Snapshot};
 use backuptool::ops::address::Address;
 use backuptool::ops::restore::{RestoreOptions, restore};
 use backuptool::ops::snapshot::{SnapshotOptions, snapshot};
-use backuptool::ops::{check, list, prune};
+use backuptool::ops::{check, list, pack, prune};
 use backuptool::progress::Silent;
 use backuptool::repo::{self, InitOptions, Session, SharedRepository, WriterOptions};
-use backuptool::store::LocalBackend;
 use backuptool::store::batch::SyncMethod;
+use backuptool::store::pack::PackKind;
+use backuptool::store::{LocalBackend, layout, loose};
 use jiff::Timestamp;
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use tempfile::TempDir;
 
-use crate::support::cli::{Node, Tree, noise, objects, read_tree, scratch, write_tree};
+use crate::support::cli::{Node, Tree, noise, read_tree, scratch, write_tree};
 
 // ---- random trees
 
@@ -132,6 +134,7 @@ fn tree_of(entries: &BTreeMap<Vec<u8>, Spec>) -> Tree {
 
 struct Bench {
     dir: TempDir,
+    writing: WriterOptions,
 }
 
 const THREADS: NonZero<usize> = NonZero::new(2).unwrap();
@@ -148,8 +151,8 @@ fn session() -> Session<'static> {
 }
 
 impl Bench {
-    fn new(hash: HashAlgorithm, average: u32) -> Self {
-        let bench = Self { dir: scratch() };
+    fn new(hash: HashAlgorithm, average: u32, writing: WriterOptions) -> Self {
+        let bench = Self { dir: scratch(), writing };
         let options = InitOptions { hash, chunks: ChunkSizes::with_average(average).unwrap() };
         repo::init(Arc::new(LocalBackend::make(&bench.path("repo")).unwrap()), &options, &session()).unwrap();
         bench
@@ -180,7 +183,7 @@ impl Bench {
             clock: Timestamp::now,
             utc_offset: 0,
             allow_empty: true,
-            writing: WriterOptions { sync: SyncMethod::Each, ..WriterOptions::default() },
+            writing: self.writing,
             threads: THREADS,
         };
         let report = snapshot(&self.open(), &options, &session()).unwrap();
@@ -200,10 +203,38 @@ impl Bench {
         tree
     }
 
+    /// Nothing is damaged, and nothing is left that a prune would remove.
     fn assert_clean(&self) -> check::CheckReport {
-        let report = check::check(&self.open(), THREADS, &session()).unwrap();
-        assert!(report.is_clean() && report.leftovers == check::Leftovers::default(), "{report:?}");
+        let repo = self.open();
+        let report = check::check(&repo, THREADS, &session()).unwrap();
+        // Of what is in packs a little may be dead.
+        let unneeded = if report.packs > 0 { report.leftovers.unneeded } else { 0 };
+        let leftovers = check::Leftovers { unneeded, ..check::Leftovers::default() };
+        assert!(report.is_clean() && report.leftovers == leftovers, "{report:?}");
+        let plan = prune::plan(&repo, &[]).unwrap();
+        assert_eq!((plan.objects(), plan.missing.len()), (0, 0), "{plan:?}");
         report
+    }
+
+    /// The objects that are stored, each once.
+    fn objects(&self) -> BTreeSet<ObjectId> {
+        let repo = self.open();
+        let mut stored = loose::list(repo.backend()).unwrap().objects;
+        let packs = repo.packs().unwrap();
+        for (slot, _) in (0..).zip(packs.list()) {
+            stored.extend(packs.file(slot).unwrap().index().unwrap().members.iter().map(|member| member.id));
+        }
+        let count = stored.len();
+        let stored: BTreeSet<ObjectId> = stored.into_iter().collect();
+        assert_eq!(stored.len(), count);
+        stored
+    }
+
+    /// The files that hold objects.
+    fn files(&self) -> BTreeSet<PathBuf> {
+        let dirs = [layout::OBJECTS, layout::PACKS].map(|dir| self.path("repo").join(dir));
+        let entries = dirs.into_iter().filter(|dir| dir.exists()).flat_map(walkdir::WalkDir::new);
+        entries.map(|entry| entry.unwrap().into_path()).filter(|path| path.is_file()).collect()
     }
 
     fn numbers(&self) -> Vec<u64> {
@@ -216,8 +247,37 @@ impl Bench {
         let repo = self.open();
         let plan = prune::plan(&repo, &[number]).unwrap();
         assert!(plan.missing.is_empty());
-        prune::execute(repo, plan, WriterOptions::default(), &session()).unwrap();
+        prune::execute(repo, plan, self.writing, &session()).unwrap();
     }
+
+    /// Afterwards nothing is left to pack.
+    fn pack(&self) {
+        // A process that another test has just begun holds a lock of this one until it runs its own program, and then
+        // nothing is removed.
+        let is_done = || {
+            drop(self.open().into_exclusive(&session()).unwrap());
+            let repo = self.open();
+            let plan = pack::plan(&repo, self.writing).unwrap();
+            let report = pack::execute(repo, &plan, self.writing, &session()).unwrap();
+            assert_eq!(report.damaged, [""; 0]);
+            !report.old_files_remain
+        };
+        assert!((0..100).any(|_| is_done()));
+        assert_eq!(loose::list(self.open().backend()).unwrap().objects, []);
+        let plan = pack::plan(&self.open(), self.writing).unwrap();
+        assert!(plan.is_empty(), "{plan:?}");
+    }
+}
+
+/// All in packs, few or many loose; packs of one frame and of several.
+fn any_writing() -> impl Strategy<Value = WriterOptions> {
+    let limits = proptest::sample::select(vec![0, 3, WriterOptions::LOOSE_LIMIT]);
+    let sizes = proptest::sample::select(vec![1, 4 << 10, 1 << 20]);
+    (limits, sizes).prop_map(|(loose_limit, pack_size)| WriterOptions {
+        sync: SyncMethod::Each,
+        loose_limit,
+        pack_size,
+    })
 }
 
 /// `PROPTEST_CASES`, or so many.
@@ -240,9 +300,10 @@ proptest! {
         entries in any_entries(),
         hash in any_hash(),
         average in proptest::sample::select(vec![16 << 10, 64 << 10]),
+        writing in any_writing(),
     ) {
         let tree = tree_of(&entries);
-        let bench = Bench::new(hash, average);
+        let bench = Bench::new(hash, average, writing);
         bench.put("src", &tree);
         prop_assert!(read_tree(&bench.path("src")) == tree);
         let first = bench.snapshot("src");
@@ -251,7 +312,7 @@ proptest! {
         prop_assert!(bench.restored(1) == tree);
 
         // The same content adds no object, now or later, here or elsewhere.
-        let stored = objects(&bench.path("repo"));
+        let (stored, files) = (bench.objects(), bench.files());
         prop_assert_eq!(first.added.objects, stored.len() as u64);
         let again = bench.snapshot("src");
         bench.put("elsewhere", &tree);
@@ -259,18 +320,21 @@ proptest! {
         for same in [&again, &elsewhere] {
             prop_assert_eq!((same.tree, same.counts, same.added.objects), (first.tree, first.counts, 0));
         }
-        prop_assert!(objects(&bench.path("repo")) == stored);
+        prop_assert_eq!(bench.files(), files);
         bench.assert_clean();
+        bench.pack();
+        prop_assert!(bench.objects() == stored);
+        prop_assert!(bench.restored(2) == tree);
 
         // Another repository of the same kind gives it the same name, and the other hash another one.
-        let same = Bench::new(hash, average);
+        let same = Bench::new(hash, average, WriterOptions { loose_limit: usize::MAX, ..writing });
         same.put("src", &tree);
         prop_assert_eq!(same.snapshot("src").tree, first.tree);
-        prop_assert_eq!(objects(&same.path("repo")).into_keys().collect::<Vec<_>>(), stored.into_keys().collect::<Vec<_>>());
+        prop_assert!(same.objects() == stored);
         for number in [2, 1, 3] {
             bench.prune(number);
         }
-        prop_assert!(objects(&bench.path("repo")).is_empty());
+        prop_assert!(bench.files().is_empty());
         bench.assert_clean();
     }
 }
@@ -280,8 +344,15 @@ enum Step {
     /// Puts something in place of what has the name, if anything has.
     Put(Vec<u8>, Spec),
     Remove(Index),
-    Snapshot,
+    /// Written with this limit.
+    Snapshot(usize),
     Prune(Index),
+    Pack,
+    Check,
+    /// `cache/index` is lost, or all of `cache`.
+    Lose(&'static str),
+    /// The repository is copied by something that drops empty directories.
+    DropEmpty,
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
@@ -293,8 +364,12 @@ fn any_step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => (any_name(), small).prop_map(|(name, spec)| Step::Put(name, spec)),
         1 => any::<Index>().prop_map(Step::Remove),
-        3 => Just(Step::Snapshot),
+        4 => proptest::sample::select(vec![0, 3, WriterOptions::LOOSE_LIMIT]).prop_map(Step::Snapshot),
         2 => any::<Index>().prop_map(Step::Prune),
+        1 => Just(Step::Pack),
+        1 => Just(Step::Check),
+        1 => proptest::sample::select(vec![layout::INDEX, layout::CACHE]).prop_map(Step::Lose),
+        1 => Just(Step::DropEmpty),
     ]
 }
 
@@ -302,8 +377,12 @@ proptest! {
     #![proptest_config(cases(32))]
 
     #[test]
-    fn any_sequence_does_what_a_plain_model_does(hash in any_hash(), steps in vec(any_step(), 1..24)) {
-        let bench = Bench::new(hash, 16 << 10);
+    fn any_sequence_does_what_a_plain_model_does(
+        hash in any_hash(),
+        writing in any_writing(),
+        steps in vec(any_step(), 1..28),
+    ) {
+        let mut bench = Bench::new(hash, 16 << 10, writing);
         let mut source: BTreeMap<Vec<u8>, Spec> = BTreeMap::new();
         let mut taken: BTreeMap<u64, Tree> = BTreeMap::new();
         let mut highest = 0;
@@ -318,7 +397,8 @@ proptest! {
                         source.remove(&name);
                     }
                 }
-                Step::Snapshot => {
+                Step::Snapshot(loose_limit) => {
+                    bench.writing.loose_limit = loose_limit;
                     let tree = tree_of(&source);
                     bench.put("src", &tree);
                     highest += 1;
@@ -332,6 +412,25 @@ proptest! {
                         taken.remove(&number);
                     }
                 }
+                Step::Pack => bench.pack(),
+                Step::Check => {
+                    let report = bench.assert_clean();
+                    prop_assert_eq!(report.whole, taken.keys().copied().collect::<Vec<_>>());
+                }
+                Step::Lose(path) => {
+                    let path = bench.path("repo").join(path);
+                    if path.is_dir() {
+                        fs::remove_dir_all(path).unwrap();
+                    } else if path.exists() {
+                        fs::remove_file(path).unwrap();
+                    }
+                }
+                Step::DropEmpty => {
+                    for dir in layout::DIRS {
+                        // Those that hold something stay.
+                        let _ = fs::remove_dir(bench.path("repo").join(dir));
+                    }
+                }
             }
             prop_assert_eq!(bench.numbers(), taken.keys().copied().collect::<Vec<_>>());
         }
@@ -341,4 +440,43 @@ proptest! {
             prop_assert!(bench.restored(*number) == *tree, "snapshot {}", number);
         }
     }
+}
+
+/// Several frames and packs of blobs, and a list that is cut into pieces.
+#[test]
+fn a_large_file_comes_back_from_packs() {
+    let writing = WriterOptions { sync: SyncMethod::Each, loose_limit: 0, pack_size: 9 << 20 };
+    let bench = Bench::new(HashAlgorithm::Blake3, 16 << 10, writing);
+    let tree = |seed: u64| {
+        let content = [noise(seed, 1 << 20), noise(1, 24 << 20), vec![0; 1 << 20]].concat();
+        Tree::from([("large".into(), Node::File(content))])
+    };
+    let frames = || {
+        let repo = bench.open();
+        let packs = repo.packs().unwrap();
+        let files = (0..).zip(packs.list()).map(|(slot, _)| packs.file(slot).unwrap());
+        files.filter(|file| file.name().kind == PackKind::Blobs).map(|file| file.frames() - 1).collect::<Vec<_>>()
+    };
+    bench.put("src", &tree(2));
+    let first = bench.snapshot("src");
+    let repo = bench.open();
+    let EntryKind::File { content: Stored::Chunks { depth, .. }, .. } =
+        repo.entries(first.tree).next().unwrap().unwrap().kind
+    else {
+        panic!("it is not chunked");
+    };
+    assert_eq!(depth, 2);
+    drop(repo);
+    assert!(frames().len() >= 3 && frames().into_iter().max() >= Some(2), "{:?}", frames());
+    assert!(bench.restored(1) == tree(2));
+
+    // Another beginning: the rest is found, whether there is an index of all packs or none.
+    bench.put("src", &tree(3));
+    let second = bench.snapshot("src");
+    assert!(second.added.bytes < 2 << 20, "{:?}", second.added);
+    fs::remove_dir_all(bench.path("repo/cache")).unwrap();
+    bench.pack();
+    bench.prune(1);
+    assert!(bench.restored(2) == tree(3));
+    assert_eq!(bench.assert_clean().whole, [2]);
 }
