@@ -497,22 +497,29 @@ impl<K: Copy + Eq + std::hash::Hash, V> Cache<K, V> {
                 let new = Arc::new(new);
                 *value = Some(Arc::clone(&new));
                 drop(value);
-                let gone = self.weigh(key, weight);
+                let gone = self.weigh(key, &slot, weight);
                 Ok((new, gone))
             }
             Err(error) => {
+                // Before another thread that waits for the value makes it: what that one notes would be removed.
+                let mut inner = self.inner();
+                if inner.slots.get(&key).is_some_and(|kept| Arc::ptr_eq(&kept.value, &slot)) {
+                    inner.slots.remove(&key);
+                }
+                drop(inner);
                 drop(value);
-                self.inner().slots.remove(&key);
                 Err(error)
             }
         }
     }
 
     /// Notes what a new value weighs, and lets others go for it. Returns these.
-    fn weigh(&self, key: K, weight: usize) -> Vec<Arc<V>> {
+    fn weigh(&self, key: K, value: &Arc<Mutex<Option<Arc<V>>>>, weight: usize) -> Vec<Arc<V>> {
         let mut gone = Vec::new();
         let mut inner = self.inner();
-        let Some(slot) = inner.slots.get_mut(&key) else { return gone };
+        // It is not in the cache if another thread failed to make it in between.
+        let slot = inner.slots.get_mut(&key).filter(|slot| Arc::ptr_eq(&slot.value, value));
+        let Some(slot) = slot else { return gone };
         slot.weight = weight;
         inner.weight += weight;
         while inner.weight > self.most.load(Ordering::Relaxed) {
@@ -525,5 +532,172 @@ impl<K: Copy + Eq + std::hash::Hash, V> Cache<K, V> {
             gone.extend(value);
         }
         gone
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::sync::{Barrier, mpsc};
+    use std::thread;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn failure() -> Error {
+        Error::refused("make a value", "it was made to fail", "nothing")
+    }
+
+    fn weight<V>(cache: &Cache<u32, V>) -> (usize, usize) {
+        let inner = cache.inner();
+        (inner.weight, inner.slots.values().map(|slot| slot.weight).sum())
+    }
+
+    proptest! {
+        /// The model: what is kept with its weight, the least recently used first.
+        #[test]
+        fn the_cache_keeps_what_was_used_last(
+            most in 0..20_usize,
+            uses in proptest::collection::vec((0..10_u32, 1..8_usize, 0..6_u8), 0..80),
+        ) {
+            let cache = Cache::new(most);
+            let mut model: Vec<(u32, usize)> = Vec::new();
+            for (key, new_weight, luck) in uses {
+                let mut made = false;
+                let result = cache.get_or_make(key, || {
+                    made = true;
+                    if luck == 0 { Err(failure()) } else { Ok((key * 100, new_weight)) }
+                });
+                let kept = model.iter().position(|(kept, _)| *kept == key);
+                prop_assert_eq!(made, kept.is_none());
+                let mut expected_gone = Vec::new();
+                if let Some(at) = kept {
+                    let used = model.remove(at);
+                    model.push(used);
+                } else if luck > 0 {
+                    model.push((key, new_weight));
+                    while model.len() > 1 && model.iter().map(|(_, weight)| weight).sum::<usize>() > most {
+                        expected_gone.push(model.remove(0).0 * 100);
+                    }
+                }
+                match result {
+                    Ok((value, gone)) => {
+                        prop_assert_eq!(*value, key * 100);
+                        prop_assert_eq!(gone.iter().map(|value| **value).collect::<Vec<_>>(), expected_gone);
+                    }
+                    Err(_) => prop_assert!(made && luck == 0),
+                }
+                let sum = model.iter().map(|(_, weight)| weight).sum::<usize>();
+                prop_assert_eq!(weight(&cache), (sum, sum));
+                let kept: BTreeSet<u32> = cache.inner().slots.keys().copied().collect();
+                prop_assert_eq!(kept, model.iter().map(|(key, _)| *key).collect::<BTreeSet<_>>());
+            }
+        }
+
+        #[test]
+        fn recent_entries_are_found_whatever_the_runs(
+            runs in proptest::collection::vec(proptest::collection::vec((0..40_u64, 0..5_u32, any::<u32>()), 0..30), 0..30),
+        ) {
+            let mut recent = Recent::default();
+            let mut model: BTreeMap<u64, Vec<IndexEntry>> = BTreeMap::new();
+            for run in runs {
+                let entry = |(prefix, pack, position)| IndexEntry { prefix, pack, position };
+                let run: Vec<IndexEntry> = run.into_iter().map(entry).collect();
+                for entry in &run {
+                    model.entry(entry.prefix).or_default().push(*entry);
+                }
+                recent.add(run);
+                prop_assert!(recent.runs.iter().all(|run| run.is_sorted()));
+                prop_assert!(recent.runs.windows(2).all(|pair| pair[0].len() > 2 * pair[1].len()));
+            }
+            prop_assert_eq!(recent.len(), model.values().map(Vec::len).sum::<usize>());
+            for prefix in 0..41 {
+                let mut found = Vec::new();
+                recent.find(prefix, |entry| found.push(entry));
+                found.sort_unstable();
+                let mut expected = model.remove(&prefix).unwrap_or_default();
+                expected.sort_unstable();
+                prop_assert_eq!(found, expected);
+            }
+        }
+    }
+
+    #[test]
+    fn a_value_is_made_once_however_many_ask() {
+        const THREADS: usize = 8;
+        let cache = Cache::new(1000);
+        let calls = AtomicUsize::new(0);
+        let barrier = Barrier::new(THREADS);
+        thread::scope(|scope| {
+            for first in 0..THREADS {
+                let (cache, calls, barrier) = (&cache, &calls, &barrier);
+                scope.spawn(move || {
+                    barrier.wait();
+                    for at in 0..50 {
+                        let key = u32::try_from((first + at) % 50).unwrap();
+                        let make = || {
+                            calls.fetch_add(1, Ordering::Relaxed);
+                            Ok((key, 1))
+                        };
+                        assert_eq!(*cache.get_or_make(key, make).unwrap().0, key);
+                    }
+                });
+            }
+        });
+        assert_eq!((calls.into_inner(), weight(&cache)), (50, (50, 50)));
+    }
+
+    /// Of three that want a value, the first fails, the second was waiting for it, and the third comes while the second
+    /// makes it (and is done before the second fails too).
+    #[test]
+    fn after_a_failure_a_value_weighs_what_it_weighs() {
+        for second_fails in [false, true] {
+            let cache = Cache::new(10);
+            let (second_makes, wait_for_second) = mpsc::channel();
+            let (go_on, wait_for_third) = mpsc::channel();
+            thread::scope(|scope| {
+                let cache = &cache;
+                let first = scope.spawn(move || {
+                    // The cache and both threads hold the slot once the second one waits for it.
+                    let fail = || {
+                        while Arc::strong_count(&cache.inner().slots[&1].value) < 3 {
+                            thread::yield_now();
+                        }
+                        Err(failure())
+                    };
+                    assert!(cache.get_or_make(1, fail).is_err());
+                });
+                while !cache.inner().slots.contains_key(&1) {
+                    thread::yield_now();
+                }
+                let second = scope.spawn(move || {
+                    let make = || {
+                        second_makes.send(()).unwrap();
+                        wait_for_third.recv().unwrap();
+                        if second_fails { Err(failure()) } else { Ok(("second", 4)) }
+                    };
+                    assert_eq!(cache.get_or_make(1, make).is_err(), second_fails);
+                });
+                first.join().unwrap();
+                wait_for_second.recv().unwrap();
+                let mut second = Some(second);
+                let make = || {
+                    if !second_fails {
+                        go_on.send(()).unwrap();
+                        second.take().unwrap().join().unwrap();
+                    }
+                    Ok(("third", 4))
+                };
+                assert_eq!(*cache.get_or_make(1, make).unwrap().0, "third");
+                if let Some(second) = second {
+                    go_on.send(()).unwrap();
+                    second.join().unwrap();
+                }
+            });
+            assert_eq!(weight(&cache), (4, 4));
+            let kept = cache.get_or_make(1, || Ok(("another", 4))).unwrap().0;
+            assert_eq!(*kept, "third", "the second fails: {second_fails}");
+        }
     }
 }
