@@ -262,3 +262,157 @@ pub fn write(
     drop(file);
     backend.replace(&staging.path(&staged), layout::INDEX)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use jiff::Timestamp;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::store::MemoryBackend;
+    use crate::store::staging::RunInfo;
+
+    const HASH: HashAlgorithm = HashAlgorithm::Blake3;
+
+    fn place() -> MemoryBackend {
+        let memory = MemoryBackend::new();
+        for dir in layout::DIRS {
+            memory.create_dir(dir).unwrap();
+        }
+        memory
+    }
+
+    /// Entries in order, and the packs that have as many objects.
+    fn sorted(mut entries: Vec<IndexEntry>) -> (Vec<(PackName, u32)>, Vec<IndexEntry>) {
+        entries.sort_unstable();
+        let last = entries.iter().map(|entry| entry.pack).max().map_or(0, |last| last + 1);
+        let mut packs: Vec<_> = (0..last)
+            .map(|number| {
+                let kind = PackKind::ALL[number as usize % 2];
+                let objects = entries.iter().filter(|entry| entry.pack == number).count();
+                (PackName { hash: HASH.hash(&number.to_le_bytes()), kind }, u32::try_from(objects).unwrap())
+            })
+            .collect();
+        packs.sort_unstable();
+        (packs, entries)
+    }
+
+    fn save(memory: &MemoryBackend, packs: &[(PackName, u32)], entries: &[IndexEntry]) -> Result<()> {
+        let info = RunInfo { host: "host".into(), pid: 1, command: "test".into(), start: Timestamp::UNIX_EPOCH };
+        let staging = Staging::begin(memory, &info).unwrap();
+        write(memory, &staging, HASH, packs, entries.iter().copied().map(Ok))
+    }
+
+    fn found(file: &IndexFile, prefix: u64) -> Vec<IndexEntry> {
+        let mut found = Vec::new();
+        file.find(prefix, |entry| found.push(entry)).unwrap();
+        found
+    }
+
+    fn assert_found(memory: &MemoryBackend, packs: &[(PackName, u32)], entries: &[IndexEntry]) {
+        let file = IndexFile::open(memory, HASH).unwrap();
+        assert_eq!(file.packs(), packs);
+        assert_eq!(file.entry_count() as usize, entries.len());
+        assert_eq!(file.entries().collect::<Result<Vec<_>>>().unwrap(), entries);
+        let mut by_prefix: BTreeMap<u64, Vec<IndexEntry>> = BTreeMap::new();
+        for entry in entries {
+            by_prefix.entry(entry.prefix).or_default().push(*entry);
+        }
+        for (prefix, expected) in &by_prefix {
+            assert_eq!(found(&file, *prefix), *expected);
+            for near in [prefix.wrapping_sub(1), prefix.wrapping_add(1)] {
+                assert_eq!(found(&file, near), by_prefix.get(&near).cloned().unwrap_or_default());
+            }
+        }
+        for prefix in [0, 1, u64::MAX / 2, u64::MAX] {
+            assert_eq!(found(&file, prefix), by_prefix.get(&prefix).cloned().unwrap_or_default());
+        }
+    }
+
+    fn any_entry() -> impl Strategy<Value = IndexEntry> {
+        // Names spread evenly, and some that begin the same or at an end.
+        let prefix = prop_oneof![
+            4 => any::<u64>(),
+            2 => (0..3_u64).prop_map(|low| 0x1234 << 48 | low),
+            1 => Just(0),
+            1 => Just(u64::MAX),
+        ];
+        (prefix, 0..4_u32, any::<u32>()).prop_map(|(prefix, pack, position)| IndexEntry { prefix, pack, position })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_found(entries in proptest::collection::vec(any_entry(), 0..400)) {
+            let memory = place();
+            let (packs, entries) = sorted(entries);
+            save(&memory, &packs, &entries).unwrap();
+            assert_found(&memory, &packs, &entries);
+        }
+    }
+
+    /// At each number at which the fan-out table grows; and more entries in a place of it than are read at once.
+    #[test]
+    fn any_number_of_entries_is_found() {
+        let spread =
+            |number: u32| u64::from_be_bytes(HASH.hash(&number.to_le_bytes()).as_bytes()[..8].try_into().unwrap());
+        for count in [0, 1, 31, 32, 63, 64, 65, 127, 128, 129, 5000] {
+            for (what, prefix) in
+                [("spread", Box::new(spread) as Box<dyn Fn(u32) -> u64>), ("one for all", Box::new(|_| 7 << 60))]
+            {
+                let memory = place();
+                let entry = |position| IndexEntry { prefix: prefix(position), pack: position % 3, position };
+                let (packs, entries) = sorted((0..count).map(entry).collect());
+                save(&memory, &packs, &entries).unwrap();
+                let file = IndexFile::open(&memory, HASH).unwrap();
+                assert_eq!(u64::from(file.bits), u64::from((u64::from(count) / BUCKET).max(1).ilog2()), "{what}");
+                assert_found(&memory, &packs, &entries);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_cut_or_changed_is_refused() {
+        let memory = place();
+        let entry = |position: u32| IndexEntry { prefix: u64::from(position) << 56, pack: position % 2, position };
+        let (packs, entries) = sorted((0..70).map(entry).collect());
+        save(&memory, &packs, &entries).unwrap();
+        let good = memory.contents(layout::INDEX).unwrap();
+        for length in 0..good.len() {
+            memory.set_contents(layout::INDEX, good[..length].to_vec()).unwrap();
+            assert!(IndexFile::open(&memory, HASH).is_none(), "cut to {length}");
+        }
+        memory.set_contents(layout::INDEX, [&good[..], b"x"].concat()).unwrap();
+        assert!(IndexFile::open(&memory, HASH).is_none(), "longer");
+        let tables = entries.len() * ENTRY;
+        for bit in 0..good.len() * 8 {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            memory.set_contents(layout::INDEX, bad).unwrap();
+            // Entries are hints and have no checksum.
+            let is_hint = bit / 8 < tables;
+            assert_eq!(IndexFile::open(&memory, HASH).is_some(), is_hint, "bit {bit}");
+        }
+        memory.set_contents(layout::INDEX, good).unwrap();
+        assert!(IndexFile::open(&memory, HashAlgorithm::Sha256).is_none(), "of another hash");
+        memory.remove(layout::INDEX).unwrap();
+        assert!(IndexFile::open(&memory, HASH).is_none(), "none");
+    }
+
+    #[test]
+    fn entries_that_do_not_belong_to_the_packs_are_not_written() {
+        let memory = place();
+        let entry = |position: u32| IndexEntry { prefix: u64::from(position) << 60, pack: 0, position };
+        let (packs, entries) = sorted((0..9).map(entry).collect());
+        save(&memory, &packs, &entries).unwrap();
+        let before = memory.contents(layout::INDEX);
+        let exchanged = [&entries[..3], &[entries[4], entries[3]], &entries[5..]].concat();
+        let more = [&entries[..], &[entry(15)]].concat();
+        for (what, wrong) in [("out of order", &exchanged[..]), ("too few", &entries[1..]), ("too many", &more)] {
+            assert!(matches!(save(&memory, &packs, wrong), Err(Error::Refused { .. })), "{what}");
+            assert_eq!(memory.contents(layout::INDEX), before, "{what}");
+            assert_eq!(memory.list(layout::TMP).unwrap(), [], "{what}");
+        }
+    }
+}

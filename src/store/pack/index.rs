@@ -205,3 +205,89 @@ fn number(bytes: &[u8]) -> u32 {
 fn saturated(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MAX_OBJECT: usize = 512 << 10;
+
+    /// Reads the index at the end of a pack, as [`super::super::PackFile`] does.
+    fn read(pack: &[u8], hash: HashAlgorithm) -> Result<PackIndex, String> {
+        let length = pack.len() as u64;
+        let footer = Footer::decode(&pack[pack.len().saturating_sub(FOOTER)..], length)?;
+        let part = |start: u64, end: u64| &pack[usize::try_from(start).unwrap()..usize::try_from(end).unwrap()];
+        let header = part(footer.header_at(), footer.objects_at());
+        footer.verify(header, &decode_frames(part(footer.frames_at(), footer.tables_end())), MAX_OBJECT)?;
+        PackIndex::decode(part(footer.objects_at(), footer.tables_end()), &footer, hash)
+    }
+
+    /// A pack whose frames are zeros, with the lengths that the index says.
+    fn pack(index: &PackIndex, hash: HashAlgorithm) -> Vec<u8> {
+        let data: usize = index.frames.iter().map(|frame| frame.length as usize).sum();
+        [vec![0; data], index.encode(hash)].concat()
+    }
+
+    /// Frames of so many bytes with objects of these lengths.
+    fn index(frames: &[(u32, Vec<u32>)]) -> PackIndex {
+        let mut index = PackIndex::default();
+        for (length, objects) in frames {
+            for length in objects {
+                let id = HashAlgorithm::Blake3.hash(&index.members.len().to_le_bytes());
+                index.members.push(Member { id, length: *length });
+            }
+            index.frames.push(FrameEntry { length: *length, objects: u32::try_from(objects.len()).unwrap() });
+        }
+        index
+    }
+
+    fn any_index() -> impl Strategy<Value = PackIndex> {
+        let frame = (0..60_u32, proptest::collection::vec(any::<u32>(), 0..5));
+        proptest::collection::vec(frame, 0..6).prop_map(|frames| index(&frames))
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(index in any_index(), hash in proptest::sample::select(&HashAlgorithm::ALL[..])) {
+            let pack = pack(&index, hash);
+            let tail = 36 * index.members.len() + 8 * index.frames.len() + 48;
+            prop_assert_eq!(index.encode(hash).len(), 8 + tail);
+            prop_assert_eq!(read(&pack, hash), Ok(index));
+        }
+
+        #[test]
+        fn what_is_cut_is_refused(index in any_index()) {
+            let pack = pack(&index, HashAlgorithm::Blake3);
+            for length in 0..pack.len() {
+                prop_assert!(read(&pack[..length], HashAlgorithm::Blake3).is_err(), "cut to {} of {}", length, pack.len());
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_changed_is_refused() {
+        let index = index(&[(50, vec![1, 0, 600]), (7, vec![9]), (23, vec![])]);
+        let good = pack(&index, HashAlgorithm::Blake3);
+        let begins = good.len() - index.encode(HashAlgorithm::Blake3).len();
+        for bit in begins * 8..good.len() * 8 {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(read(&bad, HashAlgorithm::Blake3).is_err(), "bit {bit}");
+        }
+        assert!(read(&good, HashAlgorithm::Sha256).is_err());
+        for more in [&b"x"[..], &good] {
+            assert!(read(&[more, &good].concat(), HashAlgorithm::Blake3).is_err(), "something before it");
+        }
+    }
+
+    #[test]
+    fn a_frame_longer_than_any_can_be_is_refused() {
+        let longest = u32::try_from(codec::max_frame(longest_content(MAX_OBJECT))).unwrap();
+        for (length, is_good) in [(longest, true), (longest + 1, false)] {
+            let index = index(&[(length, vec![5])]);
+            assert_eq!(read(&pack(&index, HashAlgorithm::Blake3), HashAlgorithm::Blake3).is_ok(), is_good, "{length}");
+        }
+    }
+}

@@ -271,3 +271,121 @@ impl PackFile {
         Ok(hasher.finish() == self.name.hash)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{FrameEntry, PackIndex, PackKind};
+    use super::*;
+    use crate::object::ObjectId;
+    use crate::store::{MemoryBackend, layout};
+
+    const RULES: ReadRules = ReadRules { hash: HashAlgorithm::Blake3, max_object: 512 << 10 };
+
+    /// Frames with objects of these lengths, a frame without any at the end.
+    const FRAMES: [&[usize]; 4] = [&[0, 1, 600], &[512], &[7, 7000], &[]];
+
+    fn object(frame: usize, length: usize) -> (ObjectId, Vec<u8>) {
+        let content = vec![u8::try_from(frame + 1).unwrap(); length];
+        (RULES.hash.hash(&content), content)
+    }
+
+    /// The pack, with what `change` makes of its index.
+    fn pack(change: impl FnOnce(&mut PackIndex)) -> PackFile {
+        let (mut bytes, mut index) = (Vec::new(), PackIndex::default());
+        for (number, lengths) in FRAMES.iter().enumerate() {
+            let mut tar = Vec::new();
+            for length in *lengths {
+                let (id, content) = object(number, *length);
+                let length = u32::try_from(*length).unwrap();
+                tar.extend_from_slice(&member_header(id, length));
+                tar.extend_from_slice(&content);
+                tar.resize(tar.len().next_multiple_of(BLOCK), 0);
+                index.members.push(Member { id, length });
+            }
+            let frame = codec::compress(if tar.is_empty() { &[0; 2 * BLOCK] } else { &tar }).unwrap();
+            let [length, objects] = [frame.len(), lengths.len()].map(|count| u32::try_from(count).unwrap());
+            index.frames.push(FrameEntry { length, objects });
+            bytes.extend(frame);
+        }
+        change(&mut index);
+        bytes.extend(index.encode(RULES.hash));
+        let memory = MemoryBackend::new();
+        memory.create_dir(layout::PACKS).unwrap();
+        let name = PackName { hash: RULES.hash.hash(&bytes), kind: PackKind::Blobs };
+        memory.set_contents(&name.path(), bytes).unwrap();
+        PackFile::open(&memory, RULES, name).unwrap()
+    }
+
+    fn decode(pack: &PackFile, frame: usize) -> Result<DecodedFrame> {
+        pack.decode(frame, Vec::new())
+    }
+
+    #[test]
+    fn every_object_is_found_by_its_position() {
+        let pack = pack(|_| ());
+        assert_eq!((pack.frames(), pack.objects()), (4, 6));
+        let mut position = 0;
+        for (number, lengths) in FRAMES.iter().enumerate() {
+            let frame = decode(&pack, number).unwrap();
+            assert!(frame.is_well_formed());
+            assert_eq!(pack.objects_of(number), (position, u32::try_from(lengths.len()).unwrap()));
+            assert_eq!(frame.members(), pack.frame_members(number).unwrap());
+            for (at, length) in lengths.iter().enumerate() {
+                let (id, content) = object(number, *length);
+                let member = Member { id, length: u32::try_from(*length).unwrap() };
+                assert_eq!(pack.frame_of(position), Some((number, at)));
+                assert_eq!(pack.member(position).unwrap(), Some(member));
+                assert_eq!(frame.content(at), content);
+                assert!(
+                    frame.verify(at, RULES.hash) && !decode(&pack, number).unwrap().verify(at, HashAlgorithm::Sha256)
+                );
+                position += 1;
+            }
+        }
+        for beyond in [6, 7, u32::MAX] {
+            assert_eq!((pack.frame_of(beyond), pack.member(beyond).unwrap()), (None, None));
+        }
+        let mut frames = Vec::new();
+        let each = |number, bytes: &[u8]| {
+            frames.push((number, bytes.to_vec()));
+            Ok(())
+        };
+        assert!(pack.verify(each).unwrap());
+        assert_eq!(frames, (0..4).map(|number| (number, pack.frame_bytes(number).unwrap())).collect::<Vec<_>>());
+        let renamed = PackFile { name: PackName { hash: RULES.hash.hash(b"other"), ..pack.name }, ..pack };
+        assert!(!renamed.verify(|_, _| Ok(())).unwrap());
+    }
+
+    #[test]
+    fn a_frame_that_is_not_what_the_index_says_is_refused_and_the_others_are_read() {
+        let most = u32::try_from(longest_content(RULES.max_object)).unwrap();
+        for (what, length) in [("a block more", 7000 + 512), ("too much", most), ("as much as can be", u32::MAX)] {
+            let pack = pack(|index| index.members[5].length = length);
+            assert!(matches!(decode(&pack, 2), Err(Error::Damaged { .. })), "{what}");
+            for frame in [0, 1, 3] {
+                assert!(decode(&pack, frame).is_ok(), "{what}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_tar_needs_around_the_content_is_looked_at() {
+        let pack = pack(|_| ());
+        let good = decode(&pack, 2).unwrap();
+        let content = [
+            good.starts[0] as usize..good.starts[0] as usize + 7,
+            good.starts[1] as usize..good.starts[1] as usize + 7000,
+        ];
+        for at in 0..good.tar.len() {
+            let mut frame = decode(&pack, 2).unwrap();
+            frame.tar[at] ^= 1;
+            let is_content = content.iter().any(|content| content.contains(&at));
+            assert_eq!(frame.is_well_formed(), is_content, "byte {at}");
+            let is_whole = (0..2).all(|position| frame.verify(position, RULES.hash));
+            assert_eq!(is_whole, !is_content, "byte {at}");
+        }
+        let mut end = decode(&pack, 3).unwrap();
+        end.tar[1023] = 1;
+        assert!(!end.is_well_formed());
+    }
+}
