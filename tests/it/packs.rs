@@ -2,7 +2,10 @@
 //! content, never a panic, never a good copy lost; what is not damaged restores.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::ops::Range;
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 
 use backuptool::object::{ChunkSizes, Content, EntryKind, HashAlgorithm, ObjectId, Tree, TreeId};
@@ -18,6 +21,7 @@ use backuptool::store::{Backend, Crash, MemoryBackend, codec, layout, loose};
 use backuptool::{Error, Result};
 use jiff::Timestamp;
 
+use crate::support::cli::have;
 use crate::support::model::{Model, Source, noise};
 use crate::support::repos::{check, open, pack_with, prune_with, restored, session, take_with};
 
@@ -1157,5 +1161,47 @@ fn directories_that_are_missing_are_made_again() {
             take_with(memory.clone(), source.path(), writing).unwrap();
         }
         bed.assert_restores(what, &memory.crash(Crash::LoseAll), &none, None);
+    }
+}
+
+// ---- the standard tools
+
+/// What a shell command prints; it must succeed, if the pack is `good`.
+fn sh(command: &str, dir: &Path, good: bool) -> String {
+    let output = Command::new("sh").args(["-c", command]).current_dir(dir).output().unwrap();
+    assert_eq!(output.status.success(), good, "{command}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn the_standard_tools_list_verify_and_unpack_a_pack() {
+    for hash in HashAlgorithm::ALL {
+        if !have(&["zstd", "tar", hash.tool()]) {
+            continue;
+        }
+        let bed = Bed::framed(hash);
+        let dir = tempfile::tempdir().unwrap();
+        for name in bed.packs() {
+            let bytes = bed.bytes(name);
+            fs::write(dir.path().join("pack.tar.zst"), &bytes).unwrap();
+            sh("zstd -tq pack.tar.zst", dir.path(), true);
+            assert_eq!(sh(&format!("{} < pack.tar.zst", hash.tool()), dir.path(), true), format!("{}  -\n", name.hash));
+            let members = bed.pack(name).1.members;
+            let listed: String = members.iter().map(|member| format!("{}\n", member.id)).collect();
+            assert_eq!(sh("tar --zstd -tf pack.tar.zst", dir.path(), true), listed);
+            // One of them, and all: each file has the name that its content gives.
+            for member in [&members[0], &members[members.len() - 1]] {
+                let print = format!("tar --zstd -xOf pack.tar.zst {} | {}", member.id, hash.tool());
+                assert_eq!(sh(&print, dir.path(), true), format!("{}  -\n", member.id));
+            }
+            let unpack =
+                format!("mkdir out; cd out; tar --zstd -xf ../pack.tar.zst; {} *; cd ..; rm -rf out", hash.tool());
+            let mut sums: Vec<String> = members.iter().map(|member| format!("{0}  {0}", member.id)).collect();
+            sums.sort_unstable();
+            assert_eq!(sh(&unpack, dir.path(), true).lines().collect::<Vec<_>>(), sums);
+
+            fs::write(dir.path().join("pack.tar.zst"), flipped(&bytes, 60 * 8)).unwrap();
+            sh("zstd -tq pack.tar.zst", dir.path(), false);
+        }
     }
 }
