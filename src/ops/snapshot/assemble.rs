@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crossbeam_channel::{Receiver, bounded};
 use rayon::Scope;
 
-use super::read::{Outcome, store_file};
+use super::read::{Outcome, Reader, store_file};
 use super::walk::{Event, FileToRead, Walk};
 use crate::error::{Error, Result};
 use crate::object::{Chunker, Counts, Entry, EntryKind, HashAlgorithm, Name, TreeBuilder, TreeId};
@@ -58,7 +58,7 @@ pub(super) fn assemble(
 ) -> Result<Assembled> {
     let workers = Workers {
         writer,
-        chunker: Chunker::new(writer.repo().config().chunks),
+        reader: Reader::new(Chunker::new(writer.repo().config().chunks)),
         progress,
         stop: AtomicBool::new(false),
     };
@@ -72,7 +72,7 @@ pub(super) fn assemble(
 
 struct Workers<'w> {
     writer: &'w ObjectWriter<'w>,
-    chunker: Chunker,
+    reader: Reader,
     progress: &'w dyn Progress,
     stop: AtomicBool,
 }
@@ -135,7 +135,7 @@ impl Workers<'_> {
             if self.stop.load(Ordering::Relaxed) {
                 break;
             }
-            let outcome = store_file(&mut blobs, self.chunker, file)?;
+            let outcome = store_file(&mut blobs, &self.reader, file)?;
             if let Outcome::Stored { size, .. } = &outcome {
                 self.progress.advance(1, *size);
             }

@@ -4,6 +4,7 @@
 //! again, up to [`ATTEMPTS`] times; the last reading is kept and reported as changed.
 
 use std::mem;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rayon::prelude::*;
 
@@ -17,6 +18,8 @@ use crate::repo::{Appender, FRAME_CONTENT, ObjectWriter};
 const ATTEMPTS: u32 = 3;
 /// One thread stores about so many bytes of neighbouring chunks of a large file at a time.
 const RUN: usize = 2 << 20;
+/// A large file is read in parts of so many bytes, or as many for each thread, whose chunks are stored in parallel.
+const SHORT_PART: usize = 2 * RUN;
 
 /// The most bytes that are read of a file that claims to be empty.
 const PSEUDO_FILE: u64 = 256 << 20;
@@ -40,11 +43,52 @@ enum Failure {
     Repository(Error),
 }
 
+/// How files are read, by all threads.
+pub(super) struct Reader {
+    chunker: Chunker,
+    /// Whether a file is being read in long parts. One at a time is: that keeps all threads busy, and the memory for parts
+    /// does not grow with the square of the threads.
+    in_long_parts: AtomicBool,
+}
+
+impl Reader {
+    pub(super) fn new(chunker: Chunker) -> Self {
+        Self { chunker, in_long_parts: AtomicBool::new(false) }
+    }
+
+    /// How a file that seems to have `expected` bytes is to be read.
+    fn parts(&self, expected: u64) -> Parts<'_> {
+        let is_long = expected > SHORT_PART as u64 && !self.in_long_parts.swap(true, Ordering::Relaxed);
+        Parts { reader: self, is_long }
+    }
+}
+
+/// The parts that a file is read in; for one file at a time they are long.
+struct Parts<'r> {
+    reader: &'r Reader,
+    is_long: bool,
+}
+
+impl Parts<'_> {
+    /// In bytes, besides one of the longest chunks.
+    fn length(&self) -> usize {
+        if self.is_long { SHORT_PART * rayon::current_num_threads().max(2) } else { SHORT_PART }
+    }
+}
+
+impl Drop for Parts<'_> {
+    fn drop(&mut self) {
+        if self.is_long {
+            self.reader.in_long_parts.store(false, Ordering::Relaxed);
+        }
+    }
+}
+
 /// Reads and stores a file. An error is one of the repository.
-pub(super) fn store_file(blobs: &mut Appender<'_, '_>, chunker: Chunker, file: &FileToRead) -> Result<Outcome> {
+pub(super) fn store_file(blobs: &mut Appender<'_, '_>, reader: &Reader, file: &FileToRead) -> Result<Outcome> {
     let mut attempt = 1;
     loop {
-        match read_once(blobs, chunker, file, attempt == 1) {
+        match read_once(blobs, reader, file, attempt == 1) {
             Ok(reading) if reading.unchanged || attempt == ATTEMPTS => {
                 let Reading { size, content, unchanged } = reading;
                 return Ok(Outcome::Stored { size, content, changed: !unchanged });
@@ -65,13 +109,13 @@ struct Reading {
 /// Reads the file once. The first time, what the walk saw counts as the look before.
 fn read_once(
     blobs: &mut Appender<'_, '_>,
-    chunker: Chunker,
+    reader: &Reader,
     file: &FileToRead,
     first: bool,
 ) -> Result<Reading, Failure> {
     let mut source = file.dir.open_file(&file.name).map_err(Failure::Source)?;
     let before = if first { file.stat } else { source.stat().map_err(Failure::Source)? };
-    let (size, content) = read_content(blobs, chunker, &mut source, before)?;
+    let (size, content) = read_content(blobs, reader, &mut source, before)?;
     let after = source.stat().map_err(Failure::Source)?;
     if after.kind != SourceKind::File {
         let error = std::io::Error::other("it is not a regular file any more");
@@ -87,12 +131,14 @@ fn read_once(
 
 fn read_content(
     blobs: &mut Appender<'_, '_>,
-    chunker: Chunker,
+    reader: &Reader,
     source: &mut SourceFile,
     expected: Stat,
 ) -> Result<(u64, Content), Failure> {
+    let chunker = reader.chunker;
     let sizes = chunker.sizes();
-    let mut part = Part::new(expected.size, part_length() + sizes.maximum());
+    let parts = reader.parts(expected.size);
+    let mut part = Part::new(expected.size, parts.length() + sizes.maximum());
     part.fill(source)?;
     if !part.ended && part.filled <= sizes.whole_file() {
         part.fill(source)?;
@@ -133,11 +179,6 @@ fn read_content(
     }
     let (list, depth, size) = list.finish(&mut store)?;
     Ok((size, Content::Chunks { list, depth }))
-}
-
-/// A large file is read in parts of so many bytes (and one of the longest chunks), whose chunks are stored in parallel.
-fn part_length() -> usize {
-    RUN * rayon::current_num_threads().max(2) * 2
 }
 
 /// Stores chunks on all threads, each a run of neighbours that fills a frame.
