@@ -54,16 +54,12 @@ fn main() {
     println!("{} objects in {packs} packs", each * packs);
     let begun = Instant::now();
     let all = Packs::open(backend.clone(), RULES).expect("open no packs");
-    let mut saves = 0;
     for pack in 0..packs {
         all.add(&make(&dir, pack * each..(pack + 1) * each));
-        if all.has_much_to_save() {
-            all.save(&staging).expect("write the index");
-            saves += 1;
-        }
+        all.save_if_much(&staging).expect("write the index");
     }
     all.save(&staging).expect("write the index");
-    println!("made, with {saves} index files on the way: {:.1} s; {}", begun.elapsed().as_secs_f64(), memory());
+    println!("made: {:.1} s; {}", begun.elapsed().as_secs_f64(), memory());
     drop(all);
 
     let begun = Instant::now();

@@ -128,6 +128,16 @@ impl Error {
         }
     }
 
+    /// Whether the error is one of the thing that was read (it is damaged, gone, or on a bad sector), and not of everything.
+    pub fn is_unreadable(&self) -> bool {
+        matches!(self, Self::Object { .. } | Self::Damaged { .. }) || self.is_not_found() || self.is_broken_medium()
+    }
+
+    /// Whether there was no space for what was to be written.
+    pub fn is_full(&self) -> bool {
+        matches!(self.io_kind(), Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+    }
+
     /// The kind of the I/O error below, if this is one.
     pub fn io_kind(&self) -> Option<io::ErrorKind> {
         match self {

@@ -125,8 +125,9 @@ pub(super) struct Restore {
 
 #[derive(Args)]
 pub(super) struct Prune {
-    /// The snapshots to remove: N, latest, latest~2, or several with commas between
-    #[arg(long = "snapshot", alias = "snapshot-number", value_name = "N[,N…]", required = true, value_delimiter = ',', value_parser = whole_snapshot())]
+    /// The snapshots to remove: N, latest, latest~2, or several with commas between; without, only what no snapshot needs
+    /// is removed
+    #[arg(long = "snapshot", alias = "snapshot-number", value_name = "N[,N…]", value_delimiter = ',', value_parser = whole_snapshot())]
     pub(super) snapshots: Vec<Address>,
     /// Show what would be removed and remove nothing
     #[arg(short = 'n', long)]

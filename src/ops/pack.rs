@@ -12,6 +12,7 @@
 //!
 //! 1. Under the shared lock, everything is verified and copied to new packs, which become durable and visible. Now there
 //!    are two copies of each object, which does no harm.
+//!    If the disk becomes full, what is complete by then counts, so that the next step makes room.
 //! 2. If the exclusive lock is to be had at once, what was copied is removed, but nothing of which no good copy stays
 //!    ([`ExclusiveRepository::remove_copies`]). If it is not, or after a crash, the next `pack` or `prune` removes it: both
 //!    recognize copies.
@@ -23,6 +24,7 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
+use super::prune::unless_full;
 use crate::error::{Error, Result};
 use crate::object::{ObjectId, Tree, decode_list};
 use crate::repo::{Copied, Copy, Keepers, Removal, Repository, Session, SharedRepository, WriterOptions};
@@ -73,8 +75,12 @@ pub struct PackReport {
     pub loose: u64,
     /// Packs that were folded.
     pub folded: u64,
+    /// Packs of which every object stood in another one as well: they were not copied.
+    pub superseded: u64,
     /// The new packs.
     pub new: u64,
+    /// Why not everything was packed, if the disk was full.
+    pub full: Option<Error>,
     /// Loose objects that are damaged, and packs whose bytes do not give their name: they stay.
     pub damaged: Vec<String>,
     /// Whether the files that were copied are still there, because others were at work in the repository.
@@ -104,7 +110,7 @@ pub fn plan(repo: &Repository, options: WriterOptions) -> Result<PackPlan> {
     let keepers = repo.choose_keepers(&stored, |_| true)?;
     let length = |path: &str| repo.backend().length(path);
     let loose = stored.into_iter().map(|id| Ok((id, length(&layout::object_path(id))?))).collect::<Result<Vec<_>>>()?;
-    let loose_bytes = loose.iter().map(|(_, bytes)| bytes).sum();
+    let loose_bytes: u64 = loose.iter().map(|(_, bytes)| bytes).sum();
     let mut packs = Vec::new();
     let mut superseded = Vec::new();
     for (slot, (name, _)) in (0..).zip(repo.packs()?.list()) {
@@ -120,7 +126,9 @@ pub fn plan(repo: &Repository, options: WriterOptions) -> Result<PackPlan> {
         packs = rest;
         of_kind.retain(|pack| pack.bytes < options.pack_size / 2);
         of_kind.sort_unstable_by_key(|pack| (pack.bytes, pack.name));
-        let count = geometric(&of_kind.iter().map(|pack| pack.bytes).collect::<Vec<_>>(), loose_bytes);
+        // Which of the loose objects are trees is not known before they are read. They are small.
+        let loose = if kind == PackKind::Blobs { loose_bytes } else { loose_bytes.min(SMALL) };
+        let count = geometric(&of_kind.iter().map(|pack| pack.bytes).collect::<Vec<_>>(), loose);
         of_kind.truncate(count);
         fold.append(&mut of_kind);
     }
@@ -152,7 +160,7 @@ fn is_superseded(repo: &Repository, keepers: &Keepers, slot: u32) -> Result<bool
             Ok(members
                 .all(|(position, member)| keepers.has_better(&member.id, Copy::Packed(Location { slot, position }))))
         }
-        Err(Error::Damaged { .. }) => Ok(false),
+        Err(error) if error.is_unreadable() => Ok(false),
         Err(error) => Err(error),
     }
 }
@@ -166,14 +174,45 @@ pub fn execute(
 ) -> Result<PackReport> {
     let begun = Instant::now();
     let mut report = PackReport::default();
-    let mut removal = Removal { packs: plan.superseded.clone(), ..Removal::default() };
-    if !plan.is_empty() {
-        let mut repacker = repo.repacker(session, options)?;
+    let mut removal = Removal::default();
+    match copy(&repo, plan, options, session, &mut removal, &mut report) {
+        // What stands in packs that are complete need not stand elsewhere: to remove that makes room for the rest.
+        Err(error) if error.is_full() => report.full = Some(error),
+        other => other?,
+    }
+    // The same objects in the same order give the same pack.
+    let is_old = |pack: &&PackName| !removal.trusted.contains(*pack);
+    let folded: Vec<PackName> = removal.packs.iter().filter(is_old).copied().collect();
+    let superseded: Vec<PackName> = plan.superseded.iter().filter(is_old).copied().collect();
+    report.loose = removal.loose.len() as u64;
+    report.folded = folded.len() as u64;
+    report.superseded = superseded.len() as u64;
+    report.new = removal.trusted.len() as u64;
+    removal.packs = [folded, superseded].concat();
+    report.old_files_remain = !remove_old(repo, &removal, session)?;
+    report.elapsed = begun.elapsed();
+    Ok(report)
+}
+
+/// Copies what the plan says to new packs. What can go then, as far as it has come, is in `removal`, also if it fails.
+fn copy(
+    repo: &SharedRepository,
+    plan: &PackPlan,
+    options: WriterOptions,
+    session: &Session<'_>,
+    removal: &mut Removal,
+    report: &mut PackReport,
+) -> Result<()> {
+    if plan.loose.is_empty() && plan.fold.is_empty() {
+        return Ok(());
+    }
+    let mut repacker = repo.repacker(session, options)?;
+    let mut all = || {
         for (id, _) in &plan.loose {
             if !plan.keepers.has_better(id, Copy::Loose) {
                 match loose::read(repo.backend(), repo.rules(), *id) {
                     Ok(content) => repacker.add(kind_of(&content), *id, &content)?,
-                    Err(Error::Object { .. }) => {
+                    Err(error) if error.is_unreadable() => {
                         report.damaged.push(layout::object_path(*id));
                         continue;
                     }
@@ -192,16 +231,11 @@ pub fn execute(
                 Copied::Rotten => report.damaged.push(pack.name.path()),
             }
         }
-        removal.trusted = repacker.finish()?.into_iter().collect();
-    }
-    // The same objects in the same order give the same pack.
-    removal.packs.retain(|pack| !removal.trusted.contains(pack));
-    report.loose = removal.loose.len() as u64;
-    report.folded = removal.packs.len() as u64;
-    report.new = removal.trusted.len() as u64;
-    report.old_files_remain = !remove_old(repo, &removal, session)?;
-    report.elapsed = begun.elapsed();
-    Ok(report)
+        repacker.finish()
+    };
+    let result = all();
+    removal.trusted = repacker.finished().iter().copied().collect();
+    result
 }
 
 /// Removes what was copied, if nobody else is at work. Returns whether all of it is gone.
@@ -219,7 +253,7 @@ fn remove_old(repo: SharedRepository, removal: &Removal, session: &Session<'_>) 
     let (removed, result) = repo.remove_copies(removal, |_| true);
     drop(announced);
     result?;
-    repo.rebuild_index(session)?;
+    unless_full(repo.rebuild_index(session))?;
     let gone: HashSet<PackName> = removed.packs.into_iter().collect();
     Ok(removed.loose.len() == removal.loose.len() && removal.packs.iter().all(|pack| gone.contains(pack)))
 }

@@ -21,7 +21,6 @@
 //! [`ExclusiveRepository::remove_copies`]: crate::repo::ExclusiveRepository::remove_copies
 
 use std::collections::HashSet;
-use std::io::ErrorKind::{QuotaExceeded, StorageFull};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
@@ -126,13 +125,14 @@ pub fn plan(repo: &Repository, numbers: &[u64]) -> Result<PrunePlan> {
         dead.push((*id, repo.backend().length(&layout::object_path(*id)).unwrap_or(0)));
     }
     let (mut dead_packs, mut rewrite) = (Vec::new(), Vec::new());
-    for (slot, (name, objects)) in (0..).zip(repo.packs()?.list()) {
+    for (slot, (name, _)) in (0..).zip(repo.packs()?.list()) {
         let (file, index) = match repo.packs()?.file(slot).and_then(|file| Ok((file.index()?, file))) {
             Ok((index, file)) => (file, index),
             // What is in it is not known, so it stays.
-            Err(Error::Damaged { .. }) => continue,
+            Err(error) if error.is_unreadable() => continue,
             Err(error) => return Err(error),
         };
+        let objects = index.members.len();
         let (mut dead, mut dead_bytes, mut all_bytes) = (0, 0, 0);
         for (position, member) in (0..).zip(index.members) {
             all_bytes += u64::from(member.length);
@@ -141,27 +141,34 @@ pub fn plan(repo: &Repository, numbers: &[u64]) -> Result<PrunePlan> {
                 dead_bytes += u64::from(member.length);
             }
         }
-        if dead == u64::from(objects) {
+        if dead == objects as u64 {
             dead_packs.push(PlannedPack { name, dead, bytes: file.length(), slot });
-        } else if dead_bytes * 100 > all_bytes * MOST_DEAD_PERCENT {
+        } else if u128::from(dead_bytes) * 100 > u128::from(all_bytes) * u128::from(MOST_DEAD_PERCENT) {
             let bytes = u128::from(file.length()) * u128::from(dead_bytes) / u128::from(all_bytes);
             rewrite.push(PlannedPack { name, dead, bytes: u64::try_from(bytes).unwrap_or(0), slot });
         }
     }
-    let mut missing = Vec::new();
-    for id in marks.needed().filter(|id| stored.binary_search(id).is_err()) {
-        if !is_packed(repo, *id)? {
-            missing.push(*id);
-        }
-    }
-    missing.sort_unstable();
+    let missing = missing(repo, &stored, &marks)?;
     Ok(PrunePlan { remove, keep, dead, dead_packs, rewrite, missing, marks, keepers })
 }
 
-/// Whether a pack holds the object, whatever the index of all packs says.
-fn is_packed(repo: &Repository, id: ObjectId) -> Result<bool> {
+/// What is needed and is neither loose nor in a pack, whatever the index of all packs says; in order.
+fn missing(repo: &Repository, loose: &[ObjectId], marks: &Reachable) -> Result<Vec<ObjectId>> {
     let packs = repo.packs()?;
-    Ok(packs.holds(id)? || (packs.look_again()? && packs.holds(id)?))
+    let mut missing: Vec<ObjectId> = marks.needed().copied().filter(|id| loose.binary_search(id).is_err()).collect();
+    loop {
+        let mut still = Vec::new();
+        for id in missing {
+            if !packs.holds(id)? {
+                still.push(id);
+            }
+        }
+        missing = still;
+        if missing.is_empty() || !packs.look_again()? {
+            missing.sort_unstable();
+            return Ok(missing);
+        }
+    }
 }
 
 fn is_alive(marks: &Reachable, keepers: &Keepers, location: Location, id: &ObjectId) -> bool {
@@ -253,7 +260,7 @@ fn rewrite(
     let mut new = Vec::new();
     match copy_alive(repo, plan, options, session, &mut rewriting, &mut new) {
         Ok(()) => rewriting.new = new,
-        Err(error) if is_full(&error) => {
+        Err(error) if error.is_full() => {
             // What was copied so far is still in the old packs as well.
             rewriting.superseded = new;
             rewriting.full = Some(error);
@@ -282,18 +289,16 @@ fn copy_alive(
             Copied::Rotten => rewriting.rotten.push(pack.name),
         }
     }
-    *new = repacker.finish()?;
+    repacker.finish()?;
+    *new = repacker.finished().to_vec();
     Ok(())
 }
 
-fn is_full(error: &Error) -> bool {
-    matches!(error.io_kind(), Some(StorageFull | QuotaExceeded))
-}
-
-/// The index of all packs need not be written where there is no space: it was removed, and the packs say the same.
-fn unless_full(result: Result<()>) -> Result<()> {
+/// The index of all packs need not be written where there is no space: what the old one says of packs that stay is right,
+/// and new packs are found without it.
+pub(super) fn unless_full(result: Result<()>) -> Result<()> {
     match result {
-        Err(error) if is_full(&error) => Ok(()),
+        Err(error) if error.is_full() => Ok(()),
         other => other,
     }
 }

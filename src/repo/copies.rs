@@ -4,10 +4,10 @@
 //! two runs stored the same at the same time. Before one of them goes, another one is read and hashed: of a good copy and
 //! a rotten one, the good one stays, whichever pack it is in.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
 use super::Repository;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::object::ObjectId;
 use crate::store::loose;
 use crate::store::packs::Location;
@@ -43,7 +43,7 @@ impl Repository {
     /// none is chosen, and all stay. `loose` are the loose objects, ascending.
     pub fn choose_keepers(&self, loose: &[ObjectId], is_needed: impl Fn(&ObjectId) -> bool) -> Result<Keepers> {
         let packs = self.packs()?;
-        let mut copies: BTreeMap<ObjectId, HashSet<Copy>> = BTreeMap::new();
+        let mut copies: HashMap<ObjectId, HashSet<Copy>> = HashMap::new();
         for location in packs.shared_prefixes()? {
             if let Some(id) = self.name_at(location)?
                 && is_needed(&id)
@@ -60,13 +60,20 @@ impl Repository {
             }
         }
         let sizes: Vec<u32> = packs.list().into_iter().map(|(_, objects)| objects).collect();
-        let mut keepers = HashMap::new();
-        for (id, copies) in copies.into_iter().filter(|(_, copies)| copies.len() > 1) {
+        let best_first = |copies: HashSet<Copy>| {
             let mut copies: Vec<Copy> = copies.into_iter().collect();
             copies.sort_unstable_by_key(|copy| match copy {
                 Copy::Packed(location) => (u32::MAX - sizes[location.slot as usize], *copy),
                 Copy::Loose => (u32::MAX, *copy),
             });
+            copies
+        };
+        let several = copies.into_iter().filter(|(_, copies)| copies.len() > 1);
+        let mut several: Vec<_> = several.map(|(id, copies)| (best_first(copies), id)).collect();
+        // In the order of the packs, so that each frame is decoded once.
+        several.sort_unstable_by_key(|(copies, _)| copies[0]);
+        let mut keepers = HashMap::new();
+        for (copies, id) in several {
             for copy in copies {
                 if self.is_whole(id, copy)? {
                     keepers.insert(id, copy);
@@ -93,7 +100,7 @@ impl Repository {
         let member = self.packs()?.file(location.slot).and_then(|pack| pack.member(location.position));
         match member {
             Ok(member) => Ok(member.map(|member| member.id)),
-            Err(error) if is_unreadable(&error) => Ok(None),
+            Err(error) if error.is_unreadable() => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -105,13 +112,8 @@ impl Repository {
             Copy::Loose => loose::read(self.backend(), self.rules(), id).map(|_| true),
         };
         match read {
-            Err(error) if is_unreadable(&error) => Ok(false),
+            Err(error) if error.is_unreadable() => Ok(false),
             other => other,
         }
     }
-}
-
-/// Whether an error is one of the thing that was read, and not of everything.
-pub(super) fn is_unreadable(error: &Error) -> bool {
-    matches!(error, Error::Object { .. } | Error::Damaged { .. }) || error.is_not_found() || error.is_broken_medium()
 }

@@ -20,7 +20,7 @@ use std::sync::OnceLock;
 
 use super::copies::Copy;
 use super::{Repository, Session, lock, make_dirs};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::object::ObjectId;
 use crate::store::pack::PackName;
 use crate::store::staging::{self, Staging};
@@ -93,10 +93,29 @@ impl ExclusiveRepository {
         let listed = packs.list();
         // By slot: whether the pack goes.
         let mut goes: Vec<bool> = listed.iter().map(|(name, _)| removal.packs.contains(name)).collect();
+        let names: HashSet<PackName> = listed.iter().map(|(name, _)| *name).collect();
+        if names.len() < listed.len() {
+            // A pack is no copy of itself.
+            return Err(Error::refused(
+                "remove packs",
+                "one is listed twice",
+                "this is an error in the program; please report it",
+            ));
+        }
         let going_loose: HashSet<ObjectId> = removal.loose.iter().copied().collect();
         for slot in 0..goes.len() {
             if goes[slot] {
-                for member in packs.file(u32::try_from(slot).unwrap_or(u32::MAX))?.index()?.members {
+                let index = packs.file(u32::try_from(slot).unwrap_or(u32::MAX)).and_then(|pack| pack.index());
+                let members = match index {
+                    Ok(index) => index.members,
+                    // What is in it is not known any more, so it stays.
+                    Err(error) if error.is_unreadable() => {
+                        goes[slot] = false;
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                };
+                for member in members {
                     if is_needed(&member.id) && !self.has_good_copy(member.id, &listed, &goes, &going_loose, removal)? {
                         goes[slot] = false;
                         break;
@@ -155,11 +174,14 @@ impl ExclusiveRepository {
         Ok(())
     }
 
-    /// Writes the index of all packs anew, from the packs themselves.
+    /// Writes the index of all packs anew. What the one that is there says of packs that are still there is taken over,
+    /// unless it was found wrong.
     pub fn rebuild_index(&mut self, session: &Session<'_>) -> Result<()> {
-        match self.repo.backend().remove(layout::INDEX) {
-            Err(error) if !error.is_not_found() => return Err(error),
-            _ => {}
+        if self.repo.packs()?.distrusts_file() {
+            match self.repo.backend().remove(layout::INDEX) {
+                Err(error) if !error.is_not_found() => return Err(error),
+                _ => {}
+            }
         }
         self.repo.packs = OnceLock::new();
         let packs = self.repo.packs()?;

@@ -41,6 +41,8 @@ impl Repository {
         loop {
             let error = match self.read_any_copy(id) {
                 Err(error @ Error::Object { problem: ObjectProblem::Missing, .. }) => error,
+                // Its pack is gone: who reads without a lock must expect that.
+                Err(error) if error.is_not_found() => error,
                 other => return other,
             };
             // It may have been packed since the packs were listed, or the index of all packs may be wrong.

@@ -9,7 +9,6 @@
 
 use std::sync::Arc;
 
-use super::copies::is_unreadable;
 use super::{Repository, Session, WriterOptions, make_dirs};
 use crate::error::{Error, Result};
 use crate::object::ObjectId;
@@ -62,7 +61,7 @@ impl<'r> Repacker<'r> {
     /// that it is better joined with others.
     pub fn copy(&mut self, slot: u32, is_wanted: impl Fn(u32, &ObjectId) -> bool) -> Result<Copied> {
         let pack = match self.repo.packs()?.file(slot) {
-            Err(error) if is_unreadable(&error) => return Ok(Copied::Rotten),
+            Err(error) if error.is_unreadable() => return Ok(Copied::Rotten),
             other => other?,
         };
         let hash = self.repo.hash();
@@ -74,7 +73,7 @@ impl<'r> Repacker<'r> {
         match verified {
             Ok(true) => {}
             Ok(false) => return Ok(Copied::Rotten),
-            Err(error) if is_unreadable(&error) => return Ok(Copied::Rotten),
+            Err(error) if error.is_unreadable() => return Ok(Copied::Rotten),
             Err(error) => return Err(error),
         }
         let kind = pack.name().kind;
@@ -107,8 +106,8 @@ impl<'r> Repacker<'r> {
         Ok(Copied::Wholly)
     }
 
-    /// Publishes what was copied. Returns the packs that hold it.
-    pub fn finish(mut self) -> Result<Vec<PackName>> {
+    /// Publishes what was copied and is not complete yet. After that [`Repacker::finished`] has all of it.
+    pub fn finish(&mut self) -> Result<()> {
         for kind in PackKind::ALL {
             if !self.lane(kind).frame.is_empty() {
                 self.flush(kind)?;
@@ -117,10 +116,10 @@ impl<'r> Repacker<'r> {
                 self.finished.push(finished.name);
             }
         }
-        Ok(self.finished)
+        Ok(())
     }
 
-    /// The packs that are complete so far.
+    /// The packs that are complete so far: durable and visible.
     pub fn finished(&self) -> &[PackName] {
         &self.finished
     }

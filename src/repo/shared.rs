@@ -41,7 +41,7 @@ impl SharedRepository {
     /// before is replaced.
     pub fn record_damaged(&self, session: &Session<'_>, objects: &[ObjectId]) -> Result<()> {
         let backend = self.repo.backend();
-        if objects.is_empty() && damaged::read(backend).is_empty() {
+        if objects.is_empty() && damaged::read(backend)?.is_empty() {
             return Ok(());
         }
         make_dirs(backend)?;

@@ -172,7 +172,7 @@ impl<'r> ObjectWriter<'r> {
             staging,
             batch,
             known,
-            damaged: Mutex::new(damaged::read(backend)),
+            damaged: Mutex::new(damaged::read(backend)?),
             few: Mutex::new(Some(Few::default())),
             is_packing: AtomicBool::new(false),
             loose_limit: options.loose_limit,
@@ -293,20 +293,22 @@ impl<'r> ObjectWriter<'r> {
     /// Compresses a frame and appends it to the open pack.
     fn append(&self, kind: PackKind, frame: &mut FrameBuilder) -> Result<()> {
         let frame = self.compressed(frame.encode())?;
-        match self.lane(kind).packs.append(frame)? {
-            Some(finished) => self.take_in(&finished),
-            None => Ok(()),
+        if let Some(finished) = self.lane(kind).packs.append(frame)? {
+            self.take_in(&finished);
         }
+        Ok(())
     }
 
     /// Finds the objects of a complete pack through the index from now on.
-    fn take_in(&self, pack: &FinishedPack) -> Result<()> {
+    fn take_in(&self, pack: &FinishedPack) {
         self.added.stored.fetch_add(pack.length, Ordering::Relaxed);
         self.packs.add(pack);
         for member in &pack.members {
             self.known.shard(member.id).remove(&member.id);
         }
-        if self.packs.has_much_to_save() { self.packs.save(&self.staging) } else { Ok(()) }
+        if self.packs.save_if_much(&self.staging).is_err() {
+            // It is derived, and what is to be found stays in memory.
+        }
     }
 
     /// Publishes everything that was stored.
@@ -333,7 +335,7 @@ impl<'r> ObjectWriter<'r> {
                 }
             }
             if let Some(finished) = lane.packs.finish()? {
-                self.take_in(&finished)?;
+                self.take_in(&finished);
             }
         }
         Ok(())

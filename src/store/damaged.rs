@@ -14,10 +14,14 @@ use std::collections::HashSet;
 /// No more than this is read, in bytes.
 const LONGEST: usize = 64 << 20;
 
-/// The objects that it names; none where it is missing or cannot be read.
-pub fn read(backend: &dyn Backend) -> HashSet<ObjectId> {
-    let text = backend.read(layout::DAMAGED, 0, LONGEST).unwrap_or_default();
-    text.split(|byte| *byte == b'\n').filter_map(|line| str::from_utf8(line).ok()?.parse().ok()).collect()
+/// The objects that it names; none where it is missing or lies on a bad sector.
+pub fn read(backend: &dyn Backend) -> Result<HashSet<ObjectId>> {
+    let text = match backend.read(layout::DAMAGED, 0, LONGEST) {
+        Err(error) if error.is_unreadable() => Vec::new(),
+        other => other?,
+    };
+    let names = text.split(|byte| *byte == b'\n').filter_map(|line| str::from_utf8(line).ok()?.parse().ok());
+    Ok(names.collect())
 }
 
 /// Replaces it. It is removed where there is nothing to name.

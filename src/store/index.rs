@@ -32,8 +32,10 @@ const FOOTER: usize = ID_LEN + 12 + END.len();
 const ENTRY: usize = 16;
 const PACK: usize = ID_LEN + 8;
 /// About so many entries share a place in the fan-out table.
-pub const BUCKET: u64 = 32;
+pub const BUCKET: u64 = 8;
 const MOST_BITS: u32 = 24;
+/// The tables are read in parts of so many bytes, a multiple of both lines.
+const PART_OF_TABLE: usize = PACK << 12;
 
 /// Where an object may stand. Ordered as in the file.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -103,25 +105,42 @@ impl IndexFile {
         if packs_at + (packs_length + fan_out_length) as u64 != at {
             return None;
         }
-        let mut tables = vec![0; packs_length + fan_out_length];
-        if file.read_at(packs_at, &mut tables).ok()? != tables.len() {
+        let mut hasher = hash.hasher();
+        // In parts, and no further than they make sense: a length costs a liar nothing.
+        let mut read = |from: u64, length: usize, each: &mut dyn FnMut(&[u8]) -> Option<()>| {
+            let mut part = vec![0; length.min(PART_OF_TABLE)];
+            for start in (0..length).step_by(PART_OF_TABLE) {
+                let part = &mut part[..(length - start).min(PART_OF_TABLE)];
+                (file.read_at(from + start as u64, part).ok()? == part.len()).then_some(())?;
+                hasher.update(part);
+                each(part)?;
+            }
+            Some(())
+        };
+        let (mut packs, mut fan_out) = (Vec::new(), Vec::new());
+        read(packs_at, packs_length, &mut |part| {
+            for line in part.as_chunks::<PACK>().0 {
+                let pack = decode_pack(line)?;
+                // Each once, in order.
+                packs.last().is_none_or(|(last, _)| *last < pack.0).then(|| packs.push(pack))?;
+            }
+            Some(())
+        })?;
+        read(packs_at + packs_length as u64, fan_out_length, &mut |part| {
+            for end in part.as_chunks::<4>().0 {
+                let end = u32::from_le_bytes(*end);
+                (fan_out.last().copied().unwrap_or(0) <= end).then(|| fan_out.push(end))?;
+            }
+            Some(())
+        })?;
+        if fan_out.last() != Some(&entries) {
             return None;
         }
-        let mut hasher = hash.hasher();
-        hasher.update(&tables);
         hasher.update(&footer[ID_LEN..]);
         if hasher.finish().as_bytes()[..] != footer[..ID_LEN] {
             return None;
         }
-        let (packs, fan_out) = tables.split_at(packs_length);
-        let (packs, _) = packs.as_chunks::<PACK>();
-        let (fan_out, _) = fan_out.as_chunks::<4>();
-        Some(Self {
-            file,
-            packs: packs.iter().map(decode_pack).collect::<Option<_>>()?,
-            fan_out: fan_out.iter().map(|end| u32::from_le_bytes(*end)).collect(),
-            bits,
-        })
+        Some(Self { file, packs, fan_out, bits })
     }
 
     /// The packs that it covers, by number, and how many objects each has.
@@ -134,7 +153,7 @@ impl IndexFile {
         self.fan_out.last().copied().unwrap_or(0)
     }
 
-    /// Gives the entries with this prefix to `each`.
+    /// Gives the entries with this prefix to `each`. The error, if the file cannot be read, is [`Error::Refused`].
     pub fn find(&self, prefix: u64, mut each: impl FnMut(IndexEntry)) -> Result<()> {
         let bucket = bucket(prefix, self.bits);
         let start = bucket.checked_sub(1).map_or(0, |before| self.fan_out[before]);
@@ -143,7 +162,10 @@ impl IndexFile {
         let mut buffer = [0; 128 * ENTRY];
         while left > 0 {
             let count = left.min(128);
-            let read = self.file.read_at(at, &mut buffer[..count * ENTRY])?;
+            let read = self.file.read_at(at, &mut buffer[..count * ENTRY]).map_err(|error| unreadable(&error))?;
+            if read < count * ENTRY {
+                return Err(unreadable(&"it was cut short while it was open"));
+            }
             let (entries, _) = buffer[..read].as_chunks::<ENTRY>();
             let wanted = entries.iter().filter(|entry| entry[..8] == prefix.to_le_bytes());
             wanted.map(IndexEntry::decode).for_each(&mut each);
@@ -153,7 +175,7 @@ impl IndexFile {
         Ok(())
     }
 
-    /// All entries, in order.
+    /// All entries, in order. The error, if the file cannot be read, is [`Error::Refused`].
     pub fn entries(&self) -> impl Iterator<Item = Result<IndexEntry>> {
         const PART: u32 = 4096;
         let parts = (0..self.entry_count()).step_by(PART as usize);
@@ -166,11 +188,16 @@ impl IndexFile {
                     let (entries, _) = buffer[..read].as_chunks::<ENTRY>();
                     (entries.iter().map(IndexEntry::decode).collect(), None)
                 }
-                Err(error) => (Vec::new(), Some(Err(error))),
+                Err(error) => (Vec::new(), Some(Err(unreadable(&error)))),
             };
             entries.into_iter().map(Ok).chain(error)
         })
     }
+}
+
+fn unreadable(reason: &dyn std::fmt::Display) -> Error {
+    let next = "delete `cache/index`; nothing depends on it";
+    Error::refused("read the index of all packs", reason.to_string(), next)
 }
 
 fn decode_pack(line: &[u8; PACK]) -> Option<(PackName, u32)> {

@@ -13,7 +13,7 @@
 //!
 //! Of packs that `cache/index` covers only its fan-out table is held. Of the others, the entries are (16 bytes an
 //! object); [`Packs::save`] moves them to the file, and writers call it whenever they have become many
-//! ([`Packs::has_much_to_save`]). Open files and decoded frames are kept in caches of fixed size.
+//! ([`Packs::save_if_much`]). Open files and decoded frames are kept in caches of fixed size.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -188,14 +188,7 @@ impl Packs {
     /// Looks for packs that have come since, and no longer relies on the index file. Returns whether that may have
     /// brought anything new. To be called when an object is missing that must be there.
     pub fn look_again(&self) -> Result<bool> {
-        let distrusted = {
-            let mut state = self.state_mut();
-            let first = !std::mem::replace(&mut state.distrusts_file, true) && state.file.is_some();
-            if first {
-                self.read_indexes(&mut state)?;
-            }
-            first
-        };
+        let distrusted = !self.distrusts_file() && self.distrust_file()?;
         Ok(self.load(false)? || distrusted)
     }
 
@@ -241,17 +234,45 @@ impl Packs {
     /// Where an object may stand: at each of these places an object of this name, or one whose name begins the same.
     pub fn find(&self, id: ObjectId) -> Result<Vec<Location>> {
         let prefix = index::prefix(id);
-        let state = self.state();
-        let mut found = Vec::new();
-        if let Some(Covered { file, slots }) = &state.file {
-            file.find(prefix, |entry| {
-                if let Some(Some(slot)) = slots.get(entry.pack as usize) {
-                    found.push(Location { slot: *slot, position: entry.position });
-                }
-            })?;
+        self.with_index(|state| {
+            let mut found = Vec::new();
+            if let Some(Covered { file, slots }) = &state.file {
+                file.find(prefix, |entry| {
+                    if let Some(Some(slot)) = slots.get(entry.pack as usize) {
+                        found.push(Location { slot: *slot, position: entry.position });
+                    }
+                })?;
+            }
+            state.recent.find(prefix, |entry| found.push(Location { slot: entry.pack, position: entry.position }));
+            Ok(found)
+        })
+    }
+
+    /// Does what needs the index. If the index file cannot be read, or does not say what the packs say, it is done once
+    /// more with what the packs themselves say.
+    fn with_index<T>(&self, work: impl Fn(&State) -> Result<T>) -> Result<T> {
+        match work(&self.state()) {
+            Err(Error::Refused { .. }) => {}
+            other => return other,
         }
-        state.recent.find(prefix, |entry| found.push(Location { slot: entry.pack, position: entry.position }));
-        Ok(found)
+        self.distrust_file()?;
+        work(&self.state())
+    }
+
+    /// No longer relies on the index file that is there now. Returns whether it was relied on.
+    fn distrust_file(&self) -> Result<bool> {
+        let mut state = self.state_mut();
+        state.distrusts_file = true;
+        let relied = state.file.is_some();
+        if relied {
+            self.read_indexes(&mut state)?;
+        }
+        Ok(relied)
+    }
+
+    /// Whether the index file was found not to say what the packs say.
+    pub fn distrusts_file(&self) -> bool {
+        self.state().distrusts_file
     }
 
     /// Whether a pack holds the object, as far as the packs' indexes say. A pack that cannot be read holds nothing.
@@ -304,15 +325,23 @@ impl Packs {
     /// Takes in a pack that this process has just published.
     pub fn add(&self, pack: &FinishedPack) {
         let mut state = self.state_mut();
-        if state.slots.contains_key(&pack.name) {
-            return;
-        }
-        let slot = state.add(pack.name, count(pack.members.len()));
+        let unusable = state.unusable.len();
+        state.unusable.retain(|(name, _)| *name != pack.name);
+        let objects = count(pack.members.len());
+        let slot = match state.slots.get(&pack.name).copied() {
+            // One that could not be used was made again.
+            Some(slot) if state.unusable.len() < unusable => {
+                state.packs[slot as usize].1 = objects;
+                slot
+            }
+            Some(_) => return,
+            None => state.add(pack.name, objects),
+        };
         state.add_entries(slot, &pack.members);
     }
 
-    /// Whether so many entries are held in memory that it is time for [`Packs::save`].
-    pub fn has_much_to_save(&self) -> bool {
+    /// Whether so many entries are held in memory that it is time for [`Packs::save_if_much`].
+    fn has_much_to_save(&self) -> bool {
         let state = self.state();
         let covered = state.file.as_ref().map_or(0, |covered| covered.file.entry_count() as usize);
         state.recent.len() >= SAVE_ENTRIES.max(covered / SAVE_SHARE)
@@ -326,14 +355,19 @@ impl Packs {
     /// Writes `cache/index` for all packs that can be used, and goes on with it.
     pub fn save(&self, staging: &Staging<'_>) -> Result<()> {
         let _saving = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
-        let (packs, known) = match self.write_index(staging) {
-            // The file that is there says something else than the packs.
-            Err(Error::Refused { .. }) if self.state().file.is_some() => {
-                self.read_indexes(&mut self.state_mut())?;
-                self.write_index(staging)?
-            }
-            other => other?,
-        };
+        self.save_alone(staging)
+    }
+
+    /// The same, if it is time for it and no other thread is at it.
+    pub fn save_if_much(&self, staging: &Staging<'_>) -> Result<()> {
+        match self.saving.try_lock() {
+            Ok(_saving) if self.has_much_to_save() => self.save_alone(staging),
+            _ => Ok(()),
+        }
+    }
+
+    fn save_alone(&self, staging: &Staging<'_>) -> Result<()> {
+        let (packs, known) = self.with_index(|state| self.write_index(state, staging))?;
         // Another process may have replaced it already, by one that is as good.
         if let Some(file) = IndexFile::open(&*self.backend, self.rules.hash) {
             let mut state = self.state_mut();
@@ -351,8 +385,7 @@ impl Packs {
     }
 
     /// Writes `cache/index`. Returns the packs that it covers, and the slot from which on none is.
-    fn write_index(&self, staging: &Staging<'_>) -> Result<(Vec<(PackName, u32)>, u32)> {
-        let state = self.state();
+    fn write_index(&self, state: &State, staging: &Staging<'_>) -> Result<(Vec<(PackName, u32)>, u32)> {
         let mut slots = state.sorted_slots();
         slots.retain(|slot| !state.is_unusable(&state.packs[*slot as usize].0));
         let packs: Vec<_> = slots.iter().map(|slot| state.packs[*slot as usize]).collect();
@@ -362,23 +395,7 @@ impl Packs {
 
     /// The entries whose prefix is not theirs alone, in order: objects of which there may be several copies.
     pub fn shared_prefixes(&self) -> Result<Vec<Location>> {
-        let state = self.state();
-        let slots = state.sorted_slots();
-        let mut found = Vec::new();
-        let mut previous: Option<IndexEntry> = None;
-        for entry in state.entries(&slots) {
-            let entry = entry?;
-            if let Some(before) = previous.filter(|before| before.prefix == entry.prefix) {
-                for entry in [before, entry] {
-                    let location = Location { slot: slots[entry.pack as usize], position: entry.position };
-                    if found.last() != Some(&location) {
-                        found.push(location);
-                    }
-                }
-            }
-            previous = Some(entry);
-        }
-        Ok(found)
+        self.with_index(State::shared_prefixes)
     }
 }
 
@@ -401,6 +418,25 @@ impl State {
             position: count(position),
         };
         self.recent.add(members.iter().enumerate().map(entry).collect());
+    }
+
+    fn shared_prefixes(&self) -> Result<Vec<Location>> {
+        let slots = self.sorted_slots();
+        let mut found = Vec::new();
+        let mut previous: Option<IndexEntry> = None;
+        for entry in self.entries(&slots) {
+            let entry = entry?;
+            if let Some(before) = previous.filter(|before| before.prefix == entry.prefix) {
+                for entry in [before, entry] {
+                    let location = Location { slot: slots[entry.pack as usize], position: entry.position };
+                    if found.last() != Some(&location) {
+                        found.push(location);
+                    }
+                }
+            }
+            previous = Some(entry);
+        }
+        Ok(found)
     }
 
     /// All slots, in the order of their packs' names.

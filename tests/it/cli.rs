@@ -53,7 +53,6 @@ fn wrong_usage_exits_with_2() {
         &["snapshot", "a", "--target-directory=b"],
         &["restore", "--snapshot-number=1"],
         &["restore", "--output-directory=x"],
-        &["prune"],
         &["prune", "--snapshot=x"],
         &["prune", "--snapshot="],
         &["prune", "--snapshot=1:path"],

@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use backuptool::object::{ChunkSizes, Content, EntryKind, HashAlgorithm, ObjectId, Tree, TreeId};
 use backuptool::repo::{self, InitOptions, Repository, WriterOptions};
@@ -22,6 +23,7 @@ use backuptool::{Error, Result};
 use jiff::Timestamp;
 
 use crate::support::cli::have;
+use crate::support::fault::FaultBackend;
 use crate::support::model::{Model, Source, noise};
 use crate::support::repos::{check, open, pack_with, prune_with, restored, session, take_with};
 
@@ -842,6 +844,7 @@ fn lies_of_the_index(honest: &PackIndex, in_first: &BTreeSet<ObjectId>) -> Vec<F
             plain(|index| index.members[0].id = HashAlgorithm::Blake3.hash(b"another")),
             Lie::Hides([first].into()),
         ),
+        ("no name", plain(|index| index.members[0].id = ObjectId::from_bytes([0; 32])), Lie::Loses(all.clone())),
         (
             "one name for all",
             plain(|index| {
@@ -855,6 +858,7 @@ fn lies_of_the_index(honest: &PackIndex, in_first: &BTreeSet<ObjectId>) -> Vec<F
 
 /// Frames that do not hold what the index says. `tar` is the content of the first one.
 fn lies_of_the_frames(honest: &PackIndex, in_first: &BTreeSet<ObjectId>, tar: &[u8]) -> Vec<Forgery> {
+    let all: BTreeSet<ObjectId> = honest.members.iter().map(|member| member.id).collect();
     let content = |change: fn(&mut Vec<u8>)| -> Change {
         let mut tar = tar.to_vec();
         change(&mut tar);
@@ -896,7 +900,7 @@ fn lies_of_the_frames(honest: &PackIndex, in_first: &BTreeSet<ObjectId>, tar: &[
                 frames[0].clear();
                 set_lengths(frames, index);
             }),
-            Lie::Loses(in_first.clone()),
+            Lie::Loses(all.clone()),
         ),
         (
             "a frame without objects before the others",
@@ -1100,6 +1104,119 @@ fn no_index_of_all_packs_does_harm() {
         index::write(&memory, &staging(&memory), bed.hash, &packs, entries.into_iter().map(Ok)).unwrap();
         assert_index_does_no_harm(&bed, what, &memory.contents(layout::INDEX).unwrap());
     }
+}
+
+/// An index of all packs with a right checksum, whatever its tables say.
+fn forged_index(hash: HashAlgorithm, entries: &[IndexEntry], packs: &[(PackName, u32)], fan_out: &[u32]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for entry in entries {
+        bytes.extend_from_slice(&entry.prefix.to_le_bytes());
+        bytes.extend_from_slice(&entry.pack.to_le_bytes());
+        bytes.extend_from_slice(&entry.position.to_le_bytes());
+    }
+    let tables = bytes.len();
+    for (name, objects) in packs {
+        bytes.extend_from_slice(name.hash.as_bytes());
+        bytes.extend_from_slice(&objects.to_le_bytes());
+        bytes.extend_from_slice(&(name.kind as u32).to_le_bytes());
+    }
+    bytes.extend(fan_out.iter().flat_map(|end| end.to_le_bytes()));
+    let counts = [entries.len(), packs.len(), fan_out.len().ilog2() as usize];
+    let counts = counts.map(|count| u32::try_from(count).unwrap().to_le_bytes()).concat();
+    let end = [&counts[..], b"packsidx"].concat();
+    let mut hasher = hash.hasher();
+    hasher.update(&bytes[tables..]);
+    hasher.update(&end);
+    let checksum = hasher.finish();
+    [&bytes[..], checksum.as_bytes(), &end].concat()
+}
+
+#[test]
+fn an_index_of_all_packs_that_was_made_to_harm_does_none() {
+    let bed = Bed::tiny(HashAlgorithm::Blake3);
+    let good = Bed::indexed(bed.copy()).contents(layout::INDEX).unwrap();
+    let repo = open(bed.memory.clone()).unwrap();
+    let mut packs = repo.packs().unwrap().list();
+    packs.sort_unstable();
+    let mut entries = Vec::new();
+    for (number, (name, _)) in (0..).zip(&packs) {
+        let members = &bed.pack(*name).1.members;
+        let prefix = |member: &Member| index::prefix(member.id);
+        entries.extend((0..).zip(members).map(|(position, member)| IndexEntry {
+            prefix: prefix(member),
+            pack: number,
+            position,
+        }));
+    }
+    entries.sort_unstable();
+    let all = u32::try_from(entries.len()).unwrap();
+    let half = entries.iter().filter(|entry| entry.prefix >> 63 == 0).count();
+    let half = u32::try_from(half).unwrap();
+    let forge = |entries: &[IndexEntry], packs: &[(PackName, u32)], fan_out: &[u32]| {
+        forged_index(bed.hash, entries, packs, fan_out)
+    };
+    // The forger can make an honest one.
+    let bits = good.len() - 52 - packs.len() * 40 - entries.len() * 16;
+    assert!(
+        bits == 8 && forge(&entries, &packs, &[half, all]) == good
+            || bits == 4 && forge(&entries, &packs, &[all]) == good
+    );
+    let number = |pack: u32| IndexEntry { pack, ..entries[0] };
+    let twice: Vec<_> = packs.iter().flat_map(|pack| [*pack, *pack]).collect();
+    let doubled: Vec<_> = entries.iter().map(|entry| IndexEntry { pack: entry.pack * 2, ..*entry }).collect();
+    let both: Vec<_> =
+        doubled.iter().flat_map(|entry| [*entry, IndexEntry { pack: entry.pack + 1, ..*entry }]).collect();
+    let reversed: Vec<_> = packs.iter().rev().copied().collect();
+    for (what, index) in [
+        ("each pack twice", forge(&both, &twice, &[all * 2])),
+        ("each pack twice, the second one empty", forge(&doubled, &twice, &[all])),
+        ("packs in another order", forge(&entries, &reversed, &[all])),
+        ("no packs", forge(&entries, &[], &[all])),
+        ("no entries", forge(&[], &packs, &[0])),
+        ("one entry for all", forge(&vec![number(0); entries.len()], &packs, &[all])),
+        ("a table that ends far behind", forge(&entries, &packs, &[u32::MAX])),
+        ("a table that ends before", forge(&entries, &packs, &[0])),
+        ("a table that goes back", forge(&entries, &packs, &[u32::MAX, all])),
+        ("a table that ends far behind, in two", forge(&entries, &packs, &[half, u32::MAX])),
+    ] {
+        assert_index_does_no_harm(&bed, what, &index);
+        // Nor where there is nothing to be folded and everything stands once.
+        let memory = bed.copy();
+        pack_with(memory.clone(), PACKED).unwrap();
+        let before = self::packs(&memory);
+        memory.set_contents(layout::INDEX, index).unwrap();
+        pack_with(memory.clone(), PACKED).unwrap();
+        assert_eq!(self::packs(&memory), before, "{what}");
+    }
+}
+
+#[test]
+fn an_index_of_all_packs_on_a_bad_sector_does_no_harm() {
+    let bed = Bed::tiny(HashAlgorithm::Blake3);
+    let memory = Bed::indexed(bed.copy());
+    // Its tables can be read each time, and its entries never.
+    let reads = AtomicUsize::new(0);
+    let broken = FaultBackend::hooked(memory.clone(), move |operation, path| {
+        match operation {
+            "open" if path == layout::INDEX => reads.store(0, Ordering::Relaxed),
+            "read_at" if path == layout::INDEX && reads.fetch_add(1, Ordering::Relaxed) >= 3 => {
+                return Err(std::io::Error::from_raw_os_error(5));
+            }
+            _ => {}
+        }
+        Ok(())
+    });
+    let repo = open(broken.clone()).unwrap();
+    for (number, wants) in &bed.wants {
+        let found = read(&repo, *number);
+        assert!(wants.iter().all(|(path, want)| *found[path].as_ref().unwrap() == want.content), "{number}");
+    }
+    drop(repo);
+    assert!(check(broken.clone()).unwrap().is_clean());
+    take_with(broken.clone(), bed.sources[0].path(), PACKED).unwrap();
+    assert!(prune_with(broken.clone(), &[1], PACKED).unwrap().missing.is_empty());
+    pack_with(broken, PACKED).unwrap();
+    bed.assert_some_restore("packed", &memory, 2..=3, &BTreeSet::new(), None);
 }
 
 #[test]

@@ -445,7 +445,7 @@ proptest! {
 /// Several frames and packs of blobs, and a list that is cut into pieces.
 #[test]
 fn a_large_file_comes_back_from_packs() {
-    let writing = WriterOptions { sync: SyncMethod::Each, loose_limit: 0, pack_size: 9 << 20 };
+    let writing = WriterOptions { sync: SyncMethod::Each, loose_limit: 0, pack_size: 7 << 20 };
     let bench = Bench::new(HashAlgorithm::Blake3, 16 << 10, writing);
     let tree = |seed: u64| {
         let content = [noise(seed, 1 << 20), noise(1, 24 << 20), vec![0; 1 << 20]].concat();

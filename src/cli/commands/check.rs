@@ -49,8 +49,8 @@ fn check_text(report: &CheckReport) -> String {
             _ => line(format!("damaged: {}", error.reason())),
         }
     }
-    for (pack, reason) in &report.damaged_packs {
-        line(format!("damaged: {pack}: {reason}"));
+    for (_, reason) in &report.damaged_packs {
+        line(format!("damaged: {reason}"));
     }
     for (id, damage) in &report.damaged {
         line(match &damage.problem {
@@ -157,6 +157,7 @@ fn check_json(report: &CheckReport) -> serde_json::Value {
         "packs": report.packs,
         "damaged": damaged,
         "damaged_packs": damaged_packs,
+        "not_recorded": report.not_recorded.as_ref().map(ToString::to_string),
         "unlistable": report.unlistable.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "unreadable": unreadable,
         "whole": report.whole,

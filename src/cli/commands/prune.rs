@@ -39,7 +39,7 @@ pub(super) fn prune(global: &Global, args: &Prune) -> Result<ExitCode> {
             "packs_rewritten": plan.rewrite.len(),
             "missing": missing,
         });
-        global.report(|| plan_text(&plan), &json)?;
+        global.report(|| plan_text(&numbers, &plan), &json)?;
         return Ok(exit::DONE);
     }
     let report = prune::execute(repo, plan, WriterOptions::default(), &session)?;
@@ -58,7 +58,7 @@ pub(super) fn prune(global: &Global, args: &Prune) -> Result<ExitCode> {
         };
         format!(
             "{}\nfreed {} in {}\n{packs}took {:.1} s\n",
-            snapshots_text("removed", &report.removed),
+            snapshots_text("removed", &numbers, &report.removed),
             size(report.bytes),
             count(report.objects, "object"),
             report.elapsed.as_secs_f64(),
@@ -77,25 +77,26 @@ pub(super) fn prune(global: &Global, args: &Prune) -> Result<ExitCode> {
         "seconds": report.elapsed.as_secs_f64(),
     });
     global.report(text, &json)?;
-    Ok(exit::DONE)
+    Ok(exit::done(report.rotten.is_empty() && report.missing.is_empty() && report.not_rewritten.is_none()))
 }
 
-fn plan_text(plan: &PrunePlan) -> String {
+fn plan_text(asked: &[u64], plan: &PrunePlan) -> String {
     let packs = match (plan.dead_packs.len(), plan.rewrite.len()) {
         (0, 0) => String::new(),
         (removed, rewritten) => format!("would remove {} and rewrite {rewritten}\n", count(removed as u64, "pack")),
     };
     format!(
         "{}\nwould keep: {}\nwould free {} in {}\n{packs}",
-        snapshots_text("would remove", &plan.remove),
+        snapshots_text("would remove", asked, &plan.remove),
         if plan.keep.is_empty() { "nothing".to_string() } else { number_ranges(&plan.keep) },
         size(plan.bytes()),
         count(plan.objects(), "object"),
     )
 }
 
-fn snapshots_text(verb: &str, numbers: &[u64]) -> String {
-    match numbers {
+fn snapshots_text(verb: &str, asked: &[u64], removed: &[u64]) -> String {
+    match removed {
+        [] if asked.is_empty() => format!("{verb} no snapshot"),
         [] => "the snapshots were removed before".to_string(),
         [number] => format!("{verb} snapshot {number}"),
         numbers => format!("{verb} snapshots {}", number_ranges(numbers)),

@@ -48,7 +48,7 @@ pub(super) fn snapshot(global: &Global, args: &Snapshot) -> Result<ExitCode> {
     progress.finish();
     let report = report?;
     global.report(|| snapshot_text(&report), &snapshot_json(&report))?;
-    pack_if_due(repo, &session);
+    pack_if_due(global, repo, &session);
     let wholly = report.snapshot.incomplete.count == 0 && !(args.strict && report.snapshot.changed.count > 0);
     Ok(exit::done(wholly))
 }

@@ -16,7 +16,7 @@
 
 use super::super::codec;
 use super::{MAX_FRAME_EXTRA, MAX_PACK, member_length};
-use crate::object::{HashAlgorithm, ID_LEN, ObjectId};
+use crate::object::{HashAlgorithm, Hasher, ID_LEN, ObjectId};
 
 const SKIPPABLE: [u8; 4] = [0x5e, 0x2a, 0x4d, 0x18];
 const SKIPPABLE_HEADER: u64 = 8;
@@ -26,7 +26,9 @@ pub(super) const FOOTER: usize = ID_LEN + 4 + 4 + END.len();
 /// Bytes of an object's line.
 pub(super) const MEMBER: usize = ID_LEN + 4;
 /// Bytes of a frame's line.
-const FRAME: usize = 8;
+pub(super) const FRAME: usize = 8;
+/// The magic number, the shortest header and an empty block.
+const SHORTEST_FRAME: u32 = 9;
 
 /// An object in a pack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,22 +88,60 @@ impl PackIndex {
         bytes.extend_from_slice(&END);
         bytes
     }
-
-    /// Reads the tables that `footer` speaks of.
-    pub(super) fn decode(tables: &[u8], footer: &Footer, hash: HashAlgorithm) -> Result<Self, String> {
-        if hash.hash(tables) != footer.checksum {
-            return Err("its index has another checksum".into());
-        }
-        let (members, frames) = tables.split_at(footer.objects as usize * MEMBER);
-        let (members, _) = members.as_chunks::<MEMBER>();
-        Ok(Self { members: members.iter().map(Member::decode).collect(), frames: decode_frames(frames) })
-    }
 }
 
-/// Reads the lines of frames.
-pub(super) fn decode_frames(bytes: &[u8]) -> Vec<FrameEntry> {
-    let (lines, _) = bytes.as_chunks::<FRAME>();
-    lines.iter().map(|line| FrameEntry { length: number(&line[..4]), objects: number(&line[4..]) }).collect()
+/// Reads the tables of an index in parts, whole lines each, and no further than they make sense: a file with holes can
+/// claim to be long where it takes no space, and memory must not be given for that.
+pub(super) struct TableReader {
+    hasher: Hasher,
+    index: PackIndex,
+}
+
+impl TableReader {
+    pub(super) fn new(hash: HashAlgorithm) -> Self {
+        Self { hasher: hash.hasher(), index: PackIndex::default() }
+    }
+
+    /// Takes the next lines of objects.
+    pub(super) fn objects(&mut self, part: &[u8]) -> Result<(), String> {
+        self.hasher.update(part);
+        let (lines, _) = part.as_chunks::<MEMBER>();
+        for member in lines.iter().map(Member::decode) {
+            if member.id.as_bytes() == &[0; ID_LEN] {
+                return Err("its index has a hole".into());
+            }
+            self.index.members.push(member);
+        }
+        Ok(())
+    }
+
+    /// Takes the next lines of frames.
+    pub(super) fn frames(&mut self, part: &[u8]) -> Result<(), String> {
+        self.hasher.update(part);
+        let (lines, _) = part.as_chunks::<FRAME>();
+        for line in lines {
+            let frame = FrameEntry { length: number(&line[..4]), objects: number(&line[4..]) };
+            if frame.length < SHORTEST_FRAME {
+                return Err("a frame is shorter than any frame can be".into());
+            }
+            self.index.frames.push(frame);
+        }
+        Ok(())
+    }
+
+    /// The frames, without their checksum.
+    pub(super) fn into_frames(self) -> Vec<FrameEntry> {
+        self.index.frames
+    }
+
+    /// What was read, if it has the checksum that the footer says.
+    pub(super) fn finish(self, footer: &Footer) -> Result<PackIndex, String> {
+        if self.hasher.finish() == footer.checksum {
+            Ok(self.index)
+        } else {
+            Err("its index has another checksum".into())
+        }
+    }
 }
 
 /// The last bytes of a pack.
@@ -220,8 +260,11 @@ mod tests {
         let footer = Footer::decode(&pack[pack.len().saturating_sub(FOOTER)..], length)?;
         let part = |start: u64, end: u64| &pack[usize::try_from(start).unwrap()..usize::try_from(end).unwrap()];
         let header = part(footer.header_at(), footer.objects_at());
-        footer.verify(header, &decode_frames(part(footer.frames_at(), footer.tables_end())), MAX_OBJECT)?;
-        PackIndex::decode(part(footer.objects_at(), footer.tables_end()), &footer, hash)
+        let mut tables = TableReader::new(hash);
+        tables.objects(part(footer.objects_at(), footer.frames_at()))?;
+        tables.frames(part(footer.frames_at(), footer.tables_end()))?;
+        footer.verify(header, &tables.index.frames, MAX_OBJECT)?;
+        tables.finish(&footer)
     }
 
     /// A pack whose frames are zeros, with the lengths that the index says.
@@ -244,7 +287,7 @@ mod tests {
     }
 
     fn any_index() -> impl Strategy<Value = PackIndex> {
-        let frame = (0..60_u32, proptest::collection::vec(any::<u32>(), 0..5));
+        let frame = (SHORTEST_FRAME..60, proptest::collection::vec(any::<u32>(), 0..5));
         proptest::collection::vec(frame, 0..6).prop_map(|frames| index(&frames))
     }
 
@@ -268,7 +311,7 @@ mod tests {
 
     #[test]
     fn what_is_changed_is_refused() {
-        let index = index(&[(50, vec![1, 0, 600]), (7, vec![9]), (23, vec![])]);
+        let index = index(&[(50, vec![1, 0, 600]), (17, vec![9]), (23, vec![])]);
         let good = pack(&index, HashAlgorithm::Blake3);
         let begins = good.len() - index.encode(HashAlgorithm::Blake3).len();
         for bit in begins * 8..good.len() * 8 {
@@ -279,6 +322,17 @@ mod tests {
         assert!(read(&good, HashAlgorithm::Sha256).is_err());
         for more in [&b"x"[..], &good] {
             assert!(read(&[more, &good].concat(), HashAlgorithm::Blake3).is_err(), "something before it");
+        }
+    }
+
+    #[test]
+    fn what_only_a_hole_can_claim_is_refused() {
+        for bad in [index(&[(50, vec![1]), (SHORTEST_FRAME - 1, vec![]), (23, vec![])]), {
+            let mut nameless = index(&[(50, vec![1, 2])]);
+            nameless.members[1].id = ObjectId::from_bytes([0; ID_LEN]);
+            nameless
+        }] {
+            assert!(read(&pack(&bad, HashAlgorithm::Blake3), HashAlgorithm::Blake3).is_err(), "{bad:?}");
         }
     }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::index::{
-    FOOTER, Footer, FrameEntry, MEMBER, Member, PackIndex, content_length, decode_frames, longest_content,
+    FOOTER, FRAME, Footer, FrameEntry, MEMBER, Member, PackIndex, TableReader, content_length, longest_content,
 };
 use super::member::BLOCK;
 use super::{PackName, member_header, member_length};
@@ -13,6 +13,9 @@ use crate::object::{HashAlgorithm, Hasher};
 use crate::store::codec;
 use crate::store::loose::ReadRules;
 use crate::store::{Backend, StoredFile};
+
+/// Tables are read in parts of so many bytes: whole lines of either.
+const PART_OF_TABLE: u64 = (MEMBER * FRAME) as u64 * 1024;
 
 /// An open pack. That its footer, its length and its table of frames agree has been seen.
 #[derive(Debug)]
@@ -114,7 +117,9 @@ impl PackFile {
         let footer = Footer::decode(&footer[..read], length).map_err(|reason| damaged(&path, reason))?;
         let mut pack = Self { name, path, file, rules, footer, frames: Vec::new() };
         let header = pack.read(footer.header_at(), 8)?;
-        let frames = decode_frames(&pack.read_range(footer.frames_at(), footer.tables_end())?);
+        let mut tables = TableReader::new(rules.hash);
+        pack.read_parts(footer.frames_at(), footer.tables_end(), |part| tables.frames(part))?;
+        let frames = tables.into_frames();
         footer.verify(&header, &frames, rules.max_object).map_err(|reason| pack.damaged(reason))?;
         let (mut offset, mut first) = (0, 0);
         for FrameEntry { length, objects } in frames {
@@ -164,10 +169,23 @@ impl PackFile {
         self.read(start, usize::try_from(end - start).unwrap_or(usize::MAX))
     }
 
+    /// Reads lines of a table in parts. What `each` finds wrong is damage.
+    fn read_parts(&self, start: u64, end: u64, mut each: impl FnMut(&[u8]) -> Result<(), String>) -> Result<()> {
+        let mut at = start;
+        while at < end {
+            let next = end.min(at + PART_OF_TABLE);
+            each(&self.read_range(at, next)?).map_err(|reason| self.damaged(reason))?;
+            at = next;
+        }
+        Ok(())
+    }
+
     /// The whole index; its checksum is verified.
     pub fn index(&self) -> Result<PackIndex> {
-        let tables = self.read_range(self.footer.objects_at(), self.footer.tables_end())?;
-        PackIndex::decode(&tables, &self.footer, self.rules.hash).map_err(|reason| self.damaged(reason))
+        let mut tables = TableReader::new(self.rules.hash);
+        self.read_parts(self.footer.objects_at(), self.footer.frames_at(), |part| tables.objects(part))?;
+        self.read_parts(self.footer.frames_at(), self.footer.tables_end(), |part| tables.frames(part))?;
+        tables.finish(&self.footer).map_err(|reason| self.damaged(reason))
     }
 
     /// What stands at `position` among all objects of the pack, if there are so many.

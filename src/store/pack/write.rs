@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::index::{FrameEntry, PackIndex};
-use super::{Frame, FrameBuilder, Member, PackKind, PackName};
+use super::{Frame, FrameBuilder, MAX_PACK, Member, PackKind, PackName};
 use crate::error::{Error, Result};
 use crate::object::{HashAlgorithm, Hasher};
 use crate::store::layout;
@@ -49,7 +49,7 @@ pub struct FinishedPack {
 }
 
 impl<'s> PackWriter<'s> {
-    /// A writer for packs of about `size` bytes.
+    /// A writer for packs of about `size` bytes, and at most half of what a pack may have.
     pub fn new(
         backend: &'s dyn Backend,
         staging: Arc<Staging<'s>>,
@@ -57,6 +57,7 @@ impl<'s> PackWriter<'s> {
         hash: HashAlgorithm,
         size: u64,
     ) -> Self {
+        let size = size.min(MAX_PACK / 2);
         Self { backend, staging, kind, hash, size, open: Mutex::default(), begun: AtomicU64::new(0) }
     }
 
