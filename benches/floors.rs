@@ -22,7 +22,8 @@ use zstd::bulk::{Compressor, Decompressor};
 /// How much content is compressed at once. A larger file has several frames of its own, smaller ones share one.
 const FRAME: usize = 4 << 20;
 
-/// The zstd level of `backuptool`.
+/// The zstd level of `backuptool`, as zstd has it. The program does less for what hardly compresses, and has a smaller
+/// table, so it may need less than this.
 const LEVEL: i32 = 3;
 
 const USAGE: &str = "usage: cargo bench --bench floors -- SOURCE SCRATCH_DIR [--threads N]";

@@ -10,7 +10,7 @@ pub(super) const DONE: ExitCode = ExitCode::SUCCESS;
 const FAILED: u8 = 1;
 /// Wrong usage.
 const WRONG_USAGE: u8 = 2;
-/// Done, but not wholly: something could not be read or restored, or the disk was full; all of it is listed.
+/// Done, but not wholly: something could not be read or restored, is damaged or missing, or the disk was full; it is named
 const PARTLY: u8 = 3;
 /// `check` found damage.
 const DAMAGED: u8 = 4;

@@ -21,20 +21,19 @@
 //!
 //! [`ExclusiveRepository::remove_copies`]: crate::repo::ExclusiveRepository::remove_copies
 
-use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use super::prune::unless_full;
 use crate::error::{Error, Result};
 use crate::object::{ObjectId, Tree, decode_list};
-use crate::repo::{Copied, Copy, Keepers, Removal, Repository, Session, SharedRepository, WriterOptions};
+use crate::repo::{Copied, Copy, Keepers, Removal, Removed, Repository, Session, SharedRepository, WriterOptions};
 use crate::store::pack::{PackKind, PackName};
 use crate::store::packs::Location;
 use crate::store::{layout, loose};
 
 /// Packs of fewer bytes are folded whenever there is another one.
 pub const SMALL: u64 = 4 << 20;
-/// So many loose objects are many: a snapshot that finds more runs `pack` when it is done. Measured in `docs/design.md`.
+/// So many loose objects are many: a snapshot that finds more runs `pack` when it is done (the command does, not the operation).
 pub const MANY_LOOSE: usize = 4096;
 /// So many packs that could be folded are many.
 pub const MANY_SMALL_PACKS: usize = 32;
@@ -83,7 +82,8 @@ pub struct PackReport {
     pub full: Option<Error>,
     /// Loose objects that are damaged, and packs whose bytes do not give their name: they stay.
     pub damaged: Vec<String>,
-    /// Whether the files that were copied are still there, because others were at work in the repository.
+    /// Whether some of the files that were copied are still there: others were at work in the repository, or no good copy
+    /// would stay.
     pub old_files_remain: bool,
     /// How long it took.
     pub elapsed: Duration,
@@ -189,7 +189,17 @@ pub fn execute(
     report.superseded = superseded.len() as u64;
     report.new = removal.trusted.len() as u64;
     removal.packs = [folded, superseded].concat();
-    report.old_files_remain = !remove_old(repo, &removal, session)?;
+    let removed = remove_old(repo, &removal, session)?;
+    let is_gone = |pack: &PackName| removed.as_ref().is_some_and(|removed| removed.packs.contains(pack));
+    if report.full.is_some() {
+        // What stood in packs that were not complete is still where it was.
+        report.loose = removed.as_ref().map_or(0, |removed| removed.loose.len() as u64);
+        report.folded =
+            removal.packs.iter().filter(|pack| is_gone(pack) && !plan.superseded.contains(pack)).count() as u64;
+    } else {
+        let loose_gone = removed.as_ref().map_or(0, |removed| removed.loose.len());
+        report.old_files_remain = loose_gone < removal.loose.len() || !removal.packs.iter().all(is_gone);
+    }
     report.elapsed = begun.elapsed();
     Ok(report)
 }
@@ -238,15 +248,15 @@ fn copy(
     result
 }
 
-/// Removes what was copied, if nobody else is at work. Returns whether all of it is gone.
-fn remove_old(repo: SharedRepository, removal: &Removal, session: &Session<'_>) -> Result<bool> {
+/// Removes what was copied, if nobody else is at work. Returns what is gone, or nothing if somebody is.
+fn remove_old(repo: SharedRepository, removal: &Removal, session: &Session<'_>) -> Result<Option<Removed>> {
     if removal.packs.is_empty() && removal.loose.is_empty() {
-        return Ok(true);
+        return Ok(Some(Removed::default()));
     }
     let at_once = Session { lock_wait: Duration::ZERO, ..session.clone() };
     let mut repo = match repo.into_exclusive(&at_once) {
         Ok(repo) => repo,
-        Err(Error::Locked { .. }) => return Ok(false),
+        Err(Error::Locked { .. }) => return Ok(None),
         Err(error) => return Err(error),
     };
     let announced = repo.announce(session);
@@ -254,8 +264,7 @@ fn remove_old(repo: SharedRepository, removal: &Removal, session: &Session<'_>) 
     drop(announced);
     result?;
     unless_full(repo.rebuild_index(session))?;
-    let gone: HashSet<PackName> = removed.packs.into_iter().collect();
-    Ok(removed.loose.len() == removal.loose.len() && removal.packs.iter().all(|pack| gone.contains(pack)))
+    Ok(Some(removed))
 }
 
 /// The kind of pack that an object belongs in, by its content: what it is, is known only from what refers to it, and a file

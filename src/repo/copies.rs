@@ -1,7 +1,7 @@
 //! Objects of which there are several copies: in two packs, or in a pack and loose.
 //!
-//! They do no harm, and come about where a run that packed was interrupted before it removed what it had packed, or where
-//! two runs stored the same at the same time. Before one of them goes, another one is read and hashed: of a good copy and
+//! They do no harm, and come about where a run that packed was interrupted before it removed what it had packed, where
+//! two runs stored the same at the same time, and where something damaged was stored again. Before one of them goes, another one is read and hashed: of a good copy and
 //! a rotten one, the good one stays, whichever pack it is in.
 
 use std::collections::{HashMap, HashSet};

@@ -26,7 +26,7 @@
 //! # Memory
 //!
 //! What this run has stored is remembered by name until its pack is complete; from then on it is found through the index
-//! of all packs, which goes to a file when it becomes large ([`Packs::has_much_to_save`]).
+//! of all packs, which goes to a file when it becomes large ([`Packs::save_if_much`]).
 
 use std::collections::{HashMap, HashSet};
 use std::mem;

@@ -31,7 +31,7 @@ const END: [u8; 8] = *b"packsidx";
 const FOOTER: usize = ID_LEN + 12 + END.len();
 const ENTRY: usize = 16;
 const PACK: usize = ID_LEN + 8;
-/// About so many entries share a place in the fan-out table.
+/// So many entries share a place in the fan-out table, or up to twice as many.
 pub const BUCKET: u64 = 8;
 const MOST_BITS: u32 = 24;
 /// The tables are read in parts of so many bytes, a multiple of both lines.

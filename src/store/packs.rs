@@ -13,7 +13,8 @@
 //!
 //! Of packs that `cache/index` covers only its fan-out table is held. Of the others, the entries are (16 bytes an
 //! object); [`Packs::save`] moves them to the file, and writers call it whenever they have become many
-//! ([`Packs::save_if_much`]). Open files and decoded frames are kept in caches of fixed size.
+//! ([`Packs::save_if_much`]). Decoded frames are kept up to 48 MiB, or 16 MiB for each thread if that is more, open files up to a share of what
+//! the process may open.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -74,6 +74,7 @@ pub(super) fn prune(global: &Global, args: &Prune) -> Result<ExitCode> {
         "packs_rewritten": report.packs_rewritten,
         "packs_rotten": report.rotten.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "missing": missing,
+        "full": report.not_rewritten.as_ref().map(ToString::to_string),
         "seconds": report.elapsed.as_secs_f64(),
     });
     global.report(text, &json)?;

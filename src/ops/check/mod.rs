@@ -78,7 +78,7 @@ pub struct Damage {
     pub files: BTreeMap<Vec<u8>, Vec<u64>>,
 }
 
-/// What does no harm and is removed by the next prune.
+/// What is no damage. The next prune removes what is not needed; strangers are left alone.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Leftovers {
     /// Stored objects that no snapshot needs; 0 while a ref, a tree or a list cannot be read, since what it needs is not

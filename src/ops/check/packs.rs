@@ -3,7 +3,7 @@
 //! Each thread takes the next frame when it is its turn: it reads the frame, continues the hash of the pack with it, and
 //! leaves the turn to another before it decodes the frame and hashes the objects in it. So each pack is read once, from
 //! its beginning to its end; no thread waits for the last frames of a pack; and no more is in memory than a frame for
-//! each thread.
+//! each thread, compressed and decoded, and the index of the pack.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;

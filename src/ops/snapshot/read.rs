@@ -181,7 +181,7 @@ fn read_content(
     Ok((size, Content::Chunks { list, depth }))
 }
 
-/// Stores chunks on all threads, each a run of neighbours that fills a frame.
+/// Stores chunks on all threads, a run of neighbours at a time: half a frame.
 fn store_chunks(writer: &ObjectWriter<'_>, chunks: &[&[u8]]) -> Result<Vec<ObjectId>> {
     let mut runs = Vec::new();
     let mut rest = chunks;

@@ -1,7 +1,7 @@
 //! Packs: files that hold many objects each.
 //!
 //! A pack is a plain tar archive, compressed as a series of independent zstd frames. Each frame holds whole members,
-//! about [`FRAME_CONTENT`] bytes of them, and each member is named by its object's hash. The end of the archive is a
+//! about [`FRAME_CONTENT`] bytes of blobs or [`TREE_FRAME_CONTENT`] of trees, each named by its object's hash. The end of the archive is a
 //! frame of its own. Then follows the pack's own index, in a zstd *skippable* frame, which tar and zstd pass over: which
 //! objects there are, in the order in which they stand, and how long each frame is. `docs/format.md` has it byte by byte.
 //!
@@ -32,7 +32,7 @@ use super::layout;
 use crate::object::ObjectId;
 
 /// A frame of blobs is complete when it has so many bytes of content, tar headers and padding included. Measured in
-/// `docs/design.md`.
+/// `docs/performance.md`.
 pub const FRAME_CONTENT: usize = 4 << 20;
 
 /// The same for a frame of trees: they are mostly hashes, which larger frames do not make smaller, and are read one by

@@ -3,8 +3,8 @@
 //! Frames come from several threads and are appended one after the other to the pack that is open. A complete pack is
 //! made durable and then visible at once, before anything needs it: so an interrupted run loses no more than the packs
 //! that it had open. The order is that of every object ([`super::super::batch`]): the content is synced in the staging
-//! directory, renamed to its name, and the directory is synced. What the rename replaces can only be the same bytes, since
-//! the name is their hash.
+//! directory, renamed to its name, and the directory is synced. What the rename replaces can only be the same bytes, or a
+//! damaged pack of this name.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
