@@ -277,3 +277,29 @@ fn pack_removes_nothing_beside_a_reader() {
     assert!(files().is_disjoint(&before) && files().len() == 2);
     read_all(&open(memory.clone()).unwrap());
 }
+
+/// Where a reader may not write and there is no lock file, it reads without a lock: others fold under its hands.
+#[test]
+fn a_reader_without_a_lock_finds_what_was_folded_meanwhile() {
+    let scene = Scene::new();
+    let memory = scene.world.copy();
+    let attempts = AtomicU64::new(0);
+    let unlocked = FaultBackend::hooked(memory.clone(), move |operation, path| {
+        if operation != "try_lock" || path != layout::LOCK {
+            return Ok(());
+        }
+        // First it wants to make the file, then to open it.
+        let first = attempts.fetch_add(1, Ordering::Relaxed) == 0;
+        Err(if first { ErrorKind::PermissionDenied.into() } else { ErrorKind::NotFound.into() })
+    });
+    let reader = open(unlocked).unwrap();
+    let before = reader.packs().unwrap().list();
+    assert!(before.len() > 1);
+    assert!(!pack_with(memory.clone(), PACKED).unwrap().old_files_remain);
+    let gone = before.iter().filter(|(name, _)| memory.contents(&name.path()).is_none()).count();
+    assert!(gone > 1, "{gone}");
+    for (number, model) in &scene.world.taken {
+        let found = read_back(&reader, *number).unwrap();
+        assert_eq!(found.differences(model), Vec::<String>::new(), "{number}");
+    }
+}
