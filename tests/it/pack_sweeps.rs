@@ -119,25 +119,24 @@ fn a_prune_that_rewrites_packs_can_stop_anywhere() {
         let plan = prune_plan(world.copy(), numbers).unwrap();
         assert_eq!((plan.dead_packs.len(), plan.rewrite.len()), (dead, rewrite), "{name}");
         let operation = |faults: FaultBackend| prune_with(faults, numbers, PACKED).map(|_| ());
-        let cases = Sweep::new(&sources[3], 1).packing(PACKED).run(name, &world.copy(), operation, |done| {
-            let mut expect = world.expect();
-            for number in numbers {
-                let model = expect.must.remove(number).unwrap();
-                if !done {
-                    expect.may.insert(*number, model);
-                }
-            }
-            expect
-        });
+        let cases = Sweep::new(&sources[3], 1)
+            .packing(PACKED)
+            .run(name, &world.copy(), operation, |done| world.expect_without(numbers, done));
         assert!(cases.run >= 500, "{cases:?}");
     }
 }
 
-/// Small packs, loose objects, and copies of both.
-fn unpacked() -> (World, Source) {
+/// Small packs and loose objects.
+fn unpacked() -> (World, [Source; 3]) {
     let sources = [small_files(0..5), small_files(3..8), small_files(6..12)].map(Source::new);
     let [first, second, third] = &sources;
     let world = World::new(MemoryBackend::new()).with_written(&[first, second], PACKED).with_written(&[third], LOOSE);
+    (world, sources)
+}
+
+/// The same, and copies of both in large packs.
+fn unpacked_copies() -> (World, [Source; 3]) {
+    let (world, sources) = unpacked();
     // As if the removal of what was packed had been lost.
     let before = world.copy();
     pack_with(world.memory.clone(), PACKED).unwrap();
@@ -147,21 +146,18 @@ fn unpacked() -> (World, Source) {
             world.memory.set_contents(&path, before.contents(&path).unwrap()).unwrap();
         }
     }
-    let [.., third] = sources;
-    (world, third)
+    (world, sources)
 }
 
 #[test]
 fn packing_can_stop_anywhere() {
-    let sources = [small_files(0..5), small_files(3..8), small_files(6..12)].map(Source::new);
-    let [first, second, third] = &sources;
-    let fresh = World::new(MemoryBackend::new()).with_written(&[first, second], PACKED).with_written(&[third], LOOSE);
-    let (copies, _) = unpacked();
+    let (fresh, [first, ..]) = unpacked();
+    let (copies, _) = unpacked_copies();
     for (name, world, least) in [("pack", fresh, 500), ("pack copies", copies, 500)] {
         let plan = pack_plan(world.copy(), PACKED).unwrap();
         assert!(plan.loose.len() > 3 && plan.fold.len() > 1, "{plan:?}");
         let operation = |faults: FaultBackend| pack_with(faults, PACKED).map(|_| ());
-        let cases = Sweep::new(first, 1).packing(PACKED).run(name, &world.copy(), operation, |_| world.expect());
+        let cases = Sweep::new(&first, 1).packing(PACKED).run(name, &world.copy(), operation, |_| world.expect());
         assert!(cases.run >= least, "{cases:?}");
     }
 }
@@ -231,7 +227,7 @@ fn packing_on_a_full_disk_makes_room_for_the_rest() {
     let sources = [large_files(0..4), large_files(4..8), large_files(8..12)].map(Source::new);
     let [first, second, third] = &sources;
     let folding = of_large_objects().with_written(&[first, second, third], small);
-    let (copies, next) = unpacked();
+    let (copies, [.., next]) = unpacked_copies();
     let mut parts = 0;
     for (world, source) in [(copies, &next), (folding, third)] {
         let before = packs(&world.memory);

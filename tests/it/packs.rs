@@ -156,6 +156,23 @@ impl Bed {
         self.pack(pack).1.members.into_iter().map(|member| member.id).collect()
     }
 
+    /// What an index of all packs says: the packs by name, and all entries in order.
+    fn entries(&self) -> (Vec<(PackName, u32)>, Vec<IndexEntry>) {
+        let mut packs = open(self.memory.clone()).unwrap().packs().unwrap().list();
+        packs.sort_unstable();
+        let mut entries = Vec::new();
+        for (number, (name, _)) in (0..).zip(&packs) {
+            let entry = |(position, member): (u32, &Member)| IndexEntry {
+                prefix: index::prefix(member.id),
+                pack: number,
+                position,
+            };
+            entries.extend((0..).zip(&self.pack(*name).1.members).map(entry));
+        }
+        entries.sort_unstable();
+        (packs, entries)
+    }
+
     /// With `cache/index`.
     fn indexed(memory: MemoryBackend) -> MemoryBackend {
         save_index(&memory);
@@ -1077,18 +1094,7 @@ fn no_index_of_all_packs_does_harm() {
     // Of another repository, and with entries that lead elsewhere but are in order.
     let other = Bed::indexed(Bed::framed(HashAlgorithm::Blake3).copy()).contents(layout::INDEX).unwrap();
     assert_index_does_no_harm(&bed, "of another repository", &other);
-    let repo = open(bed.memory.clone()).unwrap();
-    let mut packs = repo.packs().unwrap().list();
-    packs.sort_unstable();
-    let mut entries = Vec::new();
-    for (number, (name, _)) in (0..).zip(&packs) {
-        let entry = |(position, member): (u32, &Member)| IndexEntry {
-            prefix: index::prefix(member.id),
-            pack: number,
-            position,
-        };
-        entries.extend((0..).zip(&bed.pack(*name).1.members).map(entry));
-    }
+    let (packs, entries) = bed.entries();
     let last = u32::try_from(packs.len()).unwrap() - 1;
     let wrong: [(&str, Wrong); 5] = [
         ("the next position", |entry, _| IndexEntry { position: entry.position + 1, ..entry }),
@@ -1135,20 +1141,7 @@ fn forged_index(hash: HashAlgorithm, entries: &[IndexEntry], packs: &[(PackName,
 fn an_index_of_all_packs_that_was_made_to_harm_does_none() {
     let bed = Bed::tiny(HashAlgorithm::Blake3);
     let good = Bed::indexed(bed.copy()).contents(layout::INDEX).unwrap();
-    let repo = open(bed.memory.clone()).unwrap();
-    let mut packs = repo.packs().unwrap().list();
-    packs.sort_unstable();
-    let mut entries = Vec::new();
-    for (number, (name, _)) in (0..).zip(&packs) {
-        let members = &bed.pack(*name).1.members;
-        let prefix = |member: &Member| index::prefix(member.id);
-        entries.extend((0..).zip(members).map(|(position, member)| IndexEntry {
-            prefix: prefix(member),
-            pack: number,
-            position,
-        }));
-    }
-    entries.sort_unstable();
+    let (packs, entries) = bed.entries();
     let all = u32::try_from(entries.len()).unwrap();
     let half = entries.iter().filter(|entry| entry.prefix >> 63 == 0).count();
     let half = u32::try_from(half).unwrap();

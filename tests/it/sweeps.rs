@@ -113,16 +113,8 @@ fn a_prune_can_stop_anywhere() {
     ] {
         let world = World::new(MemoryBackend::new()).with(&[first, second, third, fourth, second]);
         let operation = |faults: FaultBackend| prune(faults, numbers).map(|_| ());
-        let cases = Sweep::new(third, 4).run(name, &world.copy(), operation, |done| {
-            let mut expect = world.expect();
-            for number in numbers {
-                let model = expect.must.remove(number).unwrap();
-                if !done {
-                    expect.may.insert(*number, model);
-                }
-            }
-            expect
-        });
+        let cases =
+            Sweep::new(third, 4).run(name, &world.copy(), operation, |done| world.expect_without(numbers, done));
         assert!(cases.run >= 1000, "{cases:?}");
     }
 }

@@ -76,6 +76,18 @@ impl World {
         }
         expect
     }
+
+    /// What is to be found after these snapshots were pruned, if that was `done` or if it was stopped.
+    pub(crate) fn expect_without(&self, numbers: &[u64], done: bool) -> Expect {
+        let mut expect = self.expect();
+        for number in numbers {
+            let model = expect.must.remove(number).unwrap();
+            if !done {
+                expect.may.insert(*number, model);
+            }
+        }
+        expect
+    }
 }
 
 /// What may be found after an operation was stopped, or not.
