@@ -165,27 +165,30 @@ impl TargetFile {
 
     /// Writes the whole content of a new file, except long runs of zeros, which are left as holes.
     pub fn write_whole(&self, content: &[u8]) -> Result<()> {
-        if holes(content).any(|(_, end)| end == content.len()) {
-            self.set_len(content.len() as u64)?;
-        }
-        self.write_at(content, 0)
+        let ends_in_hole = self.write_but_holes(content, 0)? < content.len();
+        if ends_in_hole { self.set_len(content.len() as u64) } else { Ok(()) }
     }
 
     /// Writes bytes at an offset of a file whose length was set, except long runs of zeros, which are left as holes. May be
     /// called from several threads.
     pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
-        let mut written = 0;
-        for (start, end) in holes(bytes) {
-            self.write_dense(&bytes[written..start], offset + written as u64)?;
-            written = end;
+        self.write_but_holes(bytes, offset).map(|_| ())
+    }
+
+    /// Writes all but the holes, and returns how far that came.
+    fn write_but_holes(&self, bytes: &[u8], offset: u64) -> Result<usize> {
+        let (mut at, mut written) = (0, 0);
+        for (start, end) in holes(bytes).chain([(bytes.len(), bytes.len())]) {
+            if at < start {
+                self.write_dense(&bytes[at..start], offset + at as u64)?;
+                written = start;
+            }
+            at = end;
         }
-        self.write_dense(&bytes[written..], offset + written as u64)
+        Ok(written)
     }
 
     fn write_dense(&self, bytes: &[u8], offset: u64) -> Result<()> {
-        if bytes.is_empty() {
-            return Ok(());
-        }
         self.file.write_all_at(bytes, offset).map_err(|error| Error::io("write the file", &self.path, error))
     }
 }

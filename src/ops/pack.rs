@@ -21,9 +21,10 @@
 //!
 //! [`ExclusiveRepository::remove_copies`]: crate::repo::ExclusiveRepository::remove_copies
 
+use std::collections::HashSet;
+use std::mem;
 use std::time::{Duration, Instant};
 
-use super::prune::unless_full;
 use crate::error::{Error, Result};
 use crate::object::{ObjectId, Tree, decode_list};
 use crate::repo::{Copied, Copy, Keepers, Removal, Removed, Repository, Session, SharedRepository, WriterOptions};
@@ -33,7 +34,7 @@ use crate::store::{layout, loose};
 
 /// Packs of fewer bytes are folded whenever there is another one.
 pub const SMALL: u64 = 4 << 20;
-/// So many loose objects are many: a snapshot that finds more runs `pack` when it is done (the command does, not the operation).
+/// So many loose objects are many: the command `snapshot` runs `pack` when it is done and finds more.
 pub const MANY_LOOSE: usize = 4096;
 /// So many packs that could be folded are many.
 pub const MANY_SMALL_PACKS: usize = 32;
@@ -181,25 +182,26 @@ pub fn execute(
         other => other?,
     }
     // The same objects in the same order give the same pack.
-    let is_old = |pack: &&PackName| !removal.trusted.contains(*pack);
-    let folded: Vec<PackName> = removal.packs.iter().filter(is_old).copied().collect();
-    let superseded: Vec<PackName> = plan.superseded.iter().filter(is_old).copied().collect();
-    report.loose = removal.loose.len() as u64;
+    let is_old = |pack: &PackName| !removal.trusted.contains(pack);
+    let mut folded = mem::take(&mut removal.packs);
+    folded.retain(is_old);
+    let mut superseded = plan.superseded.clone();
+    superseded.retain(is_old);
+    removal.packs = [&folded[..], &superseded].concat();
+
+    let removed = remove_old(repo, &removal, session)?;
+    let gone: HashSet<PackName> = removed.packs.into_iter().collect();
+    if report.full.is_some() {
+        // What stood in packs that were not complete is still where it was.
+        report.loose = removed.loose.len() as u64;
+        folded.retain(|pack| gone.contains(pack));
+    } else {
+        report.loose = removal.loose.len() as u64;
+        report.old_files_remain = removed.loose.len() < removal.loose.len() || gone.len() < removal.packs.len();
+    }
     report.folded = folded.len() as u64;
     report.superseded = superseded.len() as u64;
     report.new = removal.trusted.len() as u64;
-    removal.packs = [folded, superseded].concat();
-    let removed = remove_old(repo, &removal, session)?;
-    let is_gone = |pack: &PackName| removed.as_ref().is_some_and(|removed| removed.packs.contains(pack));
-    if report.full.is_some() {
-        // What stood in packs that were not complete is still where it was.
-        report.loose = removed.as_ref().map_or(0, |removed| removed.loose.len() as u64);
-        report.folded =
-            removal.packs.iter().filter(|pack| is_gone(pack) && !plan.superseded.contains(pack)).count() as u64;
-    } else {
-        let loose_gone = removed.as_ref().map_or(0, |removed| removed.loose.len());
-        report.old_files_remain = loose_gone < removal.loose.len() || !removal.packs.iter().all(is_gone);
-    }
     report.elapsed = begun.elapsed();
     Ok(report)
 }
@@ -248,23 +250,23 @@ fn copy(
     result
 }
 
-/// Removes what was copied, if nobody else is at work. Returns what is gone, or nothing if somebody is.
-fn remove_old(repo: SharedRepository, removal: &Removal, session: &Session<'_>) -> Result<Option<Removed>> {
+/// Removes what was copied, if nobody else is at work. Returns what is gone.
+fn remove_old(repo: SharedRepository, removal: &Removal, session: &Session<'_>) -> Result<Removed> {
     if removal.packs.is_empty() && removal.loose.is_empty() {
-        return Ok(Some(Removed::default()));
+        return Ok(Removed::default());
     }
     let at_once = Session { lock_wait: Duration::ZERO, ..session.clone() };
     let mut repo = match repo.into_exclusive(&at_once) {
         Ok(repo) => repo,
-        Err(Error::Locked { .. }) => return Ok(None),
+        Err(Error::Locked { .. }) => return Ok(Removed::default()),
         Err(error) => return Err(error),
     };
     let announced = repo.announce(session);
     let (removed, result) = repo.remove_copies(removal, |_| true);
     drop(announced);
     result?;
-    unless_full(repo.rebuild_index(session))?;
-    Ok(Some(removed))
+    repo.rebuild_index(session)?;
+    Ok(removed)
 }
 
 /// The kind of pack that an object belongs in, by its content: what it is, is known only from what refers to it, and a file

@@ -211,7 +211,7 @@ pub fn execute(
     let tidied = repo.remove_leftovers(announced.as_ref());
     drop(announced);
     let packs_changed = !gone.packs.is_empty() || !rewriting.new.is_empty();
-    let indexed = if packs_changed { unless_full(repo.rebuild_index(session)) } else { Ok(()) };
+    let indexed = if packs_changed { repo.rebuild_index(session) } else { Ok(()) };
     swept.and(tidied).and(indexed).map_err(|error| {
         Error::refused(
             "remove everything that is not needed any more",
@@ -279,28 +279,18 @@ fn copy_alive(
     new: &mut Vec<PackName>,
 ) -> Result<()> {
     let mut repacker = repo.repacker(session, options)?;
-    for pack in &plan.rewrite {
+    let copied = plan.rewrite.iter().try_for_each(|pack| {
         let slot = pack.slot;
-        let copied = repacker
-            .copy(slot, |position, member| is_alive(&plan.marks, &plan.keepers, Location { slot, position }, member));
-        *new = repacker.finished().to_vec();
-        match copied? {
+        let is_wanted = |position, id: &ObjectId| is_alive(&plan.marks, &plan.keepers, Location { slot, position }, id);
+        match repacker.copy(slot, is_wanted)? {
             Copied::Wholly => rewriting.superseded.push(pack.name),
             Copied::Rotten => rewriting.rotten.push(pack.name),
         }
-    }
-    repacker.finish()?;
+        Ok(())
+    });
+    let finished = copied.and_then(|()| repacker.finish());
     *new = repacker.finished().to_vec();
-    Ok(())
-}
-
-/// The index of all packs need not be written where there is no space: what the old one says of packs that stay is right,
-/// and new packs are found without it.
-pub(super) fn unless_full(result: Result<()>) -> Result<()> {
-    match result {
-        Err(error) if error.is_full() => Ok(()),
-        other => other,
-    }
+    finished
 }
 
 /// The lengths of the files that may go, and of those that came.

@@ -1,8 +1,8 @@
 //! Objects of which there are several copies: in two packs, or in a pack and loose.
 //!
 //! They do no harm, and come about where a run that packed was interrupted before it removed what it had packed, where
-//! two runs stored the same at the same time, and where something damaged was stored again. Before one of them goes, another one is read and hashed: of a good copy and
-//! a rotten one, the good one stays, whichever pack it is in.
+//! two runs stored the same at the same time, and where something damaged was stored again. Before one of them goes,
+//! another one is read and hashed: of a good copy and a rotten one, the good one stays, whichever pack it is in.
 
 use std::collections::{HashMap, HashSet};
 
@@ -97,12 +97,7 @@ impl Repository {
 
     /// The name of the object at a place in a pack, as far as the pack can be read.
     fn name_at(&self, location: Location) -> Result<Option<ObjectId>> {
-        let member = self.packs()?.file(location.slot).and_then(|pack| pack.member(location.position));
-        match member {
-            Ok(member) => Ok(member.map(|member| member.id)),
-            Err(error) if error.is_unreadable() => Ok(None),
-            Err(error) => Err(error),
-        }
+        Ok(self.packs()?.member(location)?.map(|member| member.id))
     }
 
     /// Whether a copy, read and hashed now, is what its name says.

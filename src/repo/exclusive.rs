@@ -24,7 +24,7 @@ use crate::error::{Error, Result};
 use crate::object::ObjectId;
 use crate::store::pack::PackName;
 use crate::store::staging::{self, Staging};
-use crate::store::{Lock, LockMode, layout, refs};
+use crate::store::{Lock, LockMode, layout, refs, remove_if_there};
 
 /// A repository with its exclusive lock.
 #[derive(Debug)]
@@ -130,14 +130,13 @@ impl ExclusiveRepository {
             }
         }
         let mut result = Ok(());
-        let mut remove = |path: &str| match self.repo.backend().remove(path) {
-            Err(error) if !error.is_not_found() => {
-                if result.is_ok() {
-                    result = Err(error);
-                }
-                false
+        let mut remove = |path: &str| {
+            let gone = remove_if_there(self.repo.backend(), path);
+            let is_gone = gone.is_ok();
+            if result.is_ok() {
+                result = gone;
             }
-            _ => true,
+            is_gone
         };
         removed.loose.extend(loose.into_iter().filter(|id| remove(&layout::object_path(*id))));
         let names = listed.iter().zip(&goes).filter(|(_, goes)| **goes).map(|((name, _), _)| *name);
@@ -175,21 +174,26 @@ impl ExclusiveRepository {
     }
 
     /// Writes the index of all packs anew. What the one that is there says of packs that are still there is taken over,
-    /// unless it was found wrong.
+    /// unless it was found wrong. On a full disk it is not written, which is no error: what the old one says of packs that
+    /// stay is right, and new packs are found without it.
     pub fn rebuild_index(&mut self, session: &Session<'_>) -> Result<()> {
         if self.repo.packs()?.distrusts_file() {
-            match self.repo.backend().remove(layout::INDEX) {
-                Err(error) if !error.is_not_found() => return Err(error),
-                _ => {}
-            }
+            remove_if_there(self.repo.backend(), layout::INDEX)?;
         }
         self.repo.packs = OnceLock::new();
         let packs = self.repo.packs()?;
         if packs.list().is_empty() {
             return Ok(());
         }
-        make_dirs(self.repo.backend())?;
-        packs.save(&Staging::begin(self.repo.backend(), &session.info())?)
+        let backend = self.repo.backend();
+        let write = || {
+            make_dirs(backend)?;
+            packs.save(&Staging::begin(backend, &session.info())?)
+        };
+        match write() {
+            Err(error) if error.is_full() => Ok(()),
+            other => other,
+        }
     }
 }
 

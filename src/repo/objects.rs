@@ -126,7 +126,12 @@ pub struct BlobReader<'r> {
 /// Neighbours are in different frames if some of them hardly compress, or some are older than others.
 const FRAMES_AT_HAND: usize = 2;
 
-impl BlobReader<'_> {
+impl<'r> BlobReader<'r> {
+    /// The repository that they are read from.
+    pub fn repo(&self) -> &'r Repository {
+        self.repo
+    }
+
     /// Reads a blob as [`Repository::read_blob`] does.
     pub fn read(&mut self, id: BlobId, length: u64) -> Result<ObjectBytes> {
         let content = match self.next_if(id.object()) {

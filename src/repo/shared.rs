@@ -10,7 +10,7 @@ use super::{Repository, Session, lock, make_dirs};
 use crate::error::Result;
 use crate::object::ObjectId;
 use crate::store::staging::Staging;
-use crate::store::{Backend, Lock, LockMode, damaged, layout};
+use crate::store::{Backend, Lock, LockMode, damaged, layout, remove_if_there};
 
 /// A repository with its shared lock: nothing in it is removed while this is held.
 #[derive(Debug)]
@@ -51,10 +51,7 @@ impl SharedRepository {
     /// Removes the index of all packs, which covers packs that cannot be used: a snapshot must not rely on what only this
     /// index says to be in them. Who comes next reads the packs' own indexes.
     pub fn forget_index(&self) -> Result<()> {
-        match self.repo.backend().remove(layout::INDEX) {
-            Err(error) if !error.is_not_found() => Err(error),
-            _ => Ok(()),
-        }
+        remove_if_there(self.repo.backend(), layout::INDEX)
     }
 
     /// Exchanges the shared lock for the exclusive one. The shared lock is released first, so others may add snapshots

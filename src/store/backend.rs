@@ -137,3 +137,11 @@ pub enum EntryKind {
     /// Anything else: never made by this tool.
     Other,
 }
+
+/// Removes a file; that it is not there is no error.
+pub fn remove_if_there(backend: &dyn Backend, path: &str) -> Result<()> {
+    match backend.remove(path) {
+        Err(error) if !error.is_not_found() => Err(error),
+        _ => Ok(()),
+    }
+}

@@ -5,7 +5,7 @@
 //! passed over.
 
 use super::staging::{Staging, random_hex};
-use super::{Backend, layout};
+use super::{Backend, layout, remove_if_there};
 use crate::error::Result;
 use crate::object::ObjectId;
 
@@ -27,10 +27,7 @@ pub fn read(backend: &dyn Backend) -> Result<HashSet<ObjectId>> {
 /// Replaces it. It is removed where there is nothing to name.
 pub fn write(backend: &dyn Backend, staging: &Staging<'_>, objects: &[ObjectId]) -> Result<()> {
     if objects.is_empty() {
-        return match backend.remove(layout::DAMAGED) {
-            Err(error) if !error.is_not_found() => Err(error),
-            _ => Ok(()),
-        };
+        return remove_if_there(backend, layout::DAMAGED);
     }
     let staged = format!("damaged-{}", random_hex(4)?);
     let mut file = staging.create(&staged)?;

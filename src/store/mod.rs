@@ -27,6 +27,6 @@ pub mod packs;
 pub mod refs;
 pub mod staging;
 
-pub use backend::{Backend, Entry, EntryKind, Lock, LockMode, StagedFile, StoredFile};
+pub use backend::{Backend, Entry, EntryKind, Lock, LockMode, StagedFile, StoredFile, remove_if_there};
 pub use local::LocalBackend;
 pub use memory::{Crash, MemoryBackend};

@@ -13,8 +13,8 @@
 //!
 //! Of packs that `cache/index` covers only its fan-out table is held. Of the others, the entries are (16 bytes an
 //! object); [`Packs::save`] moves them to the file, and writers call it whenever they have become many
-//! ([`Packs::save_if_much`]). Decoded frames are kept up to 48 MiB, or 16 MiB for each thread if that is more, open files up to a share of what
-//! the process may open.
+//! ([`Packs::save_if_much`]). Decoded frames are kept up to 48 MiB, or 16 MiB for each thread if that is more, open
+//! files up to a share of what the process may open.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,7 +24,7 @@ use super::backend::{Backend, EntryKind};
 use super::index::{self, IndexEntry, IndexFile};
 use super::layout;
 use super::loose::{ReadRules, list_or_empty};
-use super::pack::{DecodedFrame, FRAME_CONTENT, FinishedPack, Member, PackFile, PackName};
+use super::pack::{DecodedFrame, FRAME_CONTENT, FinishedPack, Member, PackFile, PackIndex, PackName};
 use super::staging::Staging;
 use crate::error::{Error, Result};
 use crate::fs::open_file_budget;
@@ -173,17 +173,26 @@ impl Packs {
             state.file = Some(Covered { file, slots });
         }
         for name in new {
-            let index = PackFile::open(&*self.backend, self.rules, name).and_then(|pack| Ok((pack.index()?, pack)));
-            match index {
-                Ok((index, pack)) => {
-                    let slot = state.add(name, pack.objects());
-                    state.add_entries(slot, &index.members);
-                }
-                Err(error @ (Error::Damaged { .. } | Error::Io { .. })) => state.unusable.push((name, error)),
-                Err(error) => return Err(error),
+            if let Some(index) = self.usable_index(&mut state, name)? {
+                let slot = state.add(name, count(index.members.len()));
+                state.add_entries(slot, &index.members);
             }
         }
         Ok(true)
+    }
+
+    /// The index of a pack. Nothing is returned for one that cannot be used, which is noted.
+    fn usable_index(&self, state: &mut State, name: PackName) -> Result<Option<PackIndex>> {
+        match PackFile::open(&*self.backend, self.rules, name).and_then(|pack| pack.index()) {
+            Ok(index) => Ok(Some(index)),
+            Err(error @ (Error::Damaged { .. } | Error::Io { .. })) => {
+                if !state.is_unusable(&name) {
+                    state.unusable.push((name, error));
+                }
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Looks for packs that have come since, and no longer relies on the index file. Returns whether that may have
@@ -200,18 +209,9 @@ impl Packs {
         state.recent = Recent::default();
         for slot in 0..count(state.packs.len()) {
             let (name, _) = state.packs[slot as usize];
-            let index = PackFile::open(&*self.backend, self.rules, name).and_then(|pack| pack.index());
-            match index {
-                Ok(index) => {
-                    state.packs[slot as usize].1 = count(index.members.len());
-                    state.add_entries(slot, &index.members);
-                }
-                Err(error @ (Error::Damaged { .. } | Error::Io { .. })) => {
-                    if !state.is_unusable(&name) {
-                        state.unusable.push((name, error));
-                    }
-                }
-                Err(error) => return Err(error),
+            if let Some(index) = self.usable_index(state, name)? {
+                state.packs[slot as usize].1 = count(index.members.len());
+                state.add_entries(slot, &index.members);
             }
         }
         Ok(())
@@ -279,15 +279,19 @@ impl Packs {
     /// Whether a pack holds the object, as far as the packs' indexes say. A pack that cannot be read holds nothing.
     pub fn holds(&self, id: ObjectId) -> Result<bool> {
         for location in self.find(id)? {
-            let member = self.file(location.slot).and_then(|pack| pack.member(location.position));
-            match member {
-                Ok(member) if member.is_some_and(|member| member.id == id) => return Ok(true),
-                Ok(_) | Err(Error::Damaged { .. }) => {}
-                Err(error) if error.is_not_found() || error.is_broken_medium() => {}
-                Err(error) => return Err(error),
+            if self.member(location)?.is_some_and(|member| member.id == id) {
+                return Ok(true);
             }
         }
         Ok(false)
+    }
+
+    /// What stands at a location, as the pack's index says; nothing if there is nothing, or the pack cannot be read.
+    pub fn member(&self, location: Location) -> Result<Option<Member>> {
+        match self.file(location.slot).and_then(|pack| pack.member(location.position)) {
+            Err(error) if error.is_unreadable() => Ok(None),
+            other => other,
+        }
     }
 
     /// The pack in a slot, open.

@@ -17,7 +17,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::backend::{Backend, EntryKind, Lock, LockMode, StagedFile};
+use super::backend::{Backend, EntryKind, Lock, LockMode, StagedFile, remove_if_there};
 use super::layout::{RUN_INFO, TMP};
 use super::loose::list_or_empty;
 use crate::error::{Error, Result};
@@ -112,10 +112,7 @@ fn clear(backend: &dyn Backend, dir: &str) -> Result<()> {
             backend.remove(&format!("{dir}/{}", entry.name))?;
         }
     }
-    match backend.remove(&format!("{dir}/{RUN_INFO}")) {
-        Err(error) if !error.is_not_found() => return Err(error),
-        _ => {}
-    }
+    remove_if_there(backend, &format!("{dir}/{RUN_INFO}"))?;
     backend.remove_dir(dir)
 }
 

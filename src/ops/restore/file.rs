@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use crate::error::Result;
 use crate::fs::{TargetDir, TargetFile};
 use crate::object::{Content, ListId, Name};
-use crate::repo::{BlobReader, ChunkAt, Repository};
+use crate::repo::{BlobReader, ChunkAt};
 
 /// The chunks of a large file are read, verified and written in parallel, about so many bytes at a time.
 const PART: u64 = 8 << 20;
@@ -24,14 +24,14 @@ pub(super) struct FileToWrite {
 
 impl FileToWrite {
     /// Writes the file. If it cannot be written whole, nothing is left under its name.
-    pub(super) fn write(&self, repo: &Repository, blobs: &mut BlobReader<'_>) -> Result<()> {
+    pub(super) fn write(&self, blobs: &mut BlobReader<'_>) -> Result<()> {
         match self.content {
             Content::Blob(blob) => {
                 // Read before the file is made: a damaged blob leaves nothing to remove.
                 let content = blobs.read(blob, self.size)?;
                 self.make(|file| file.write_whole(&content))
             }
-            Content::Chunks { list, depth } => self.make(|file| self.write_chunks(repo, blobs, file, list, depth)),
+            Content::Chunks { list, depth } => self.make(|file| self.write_chunks(blobs, file, list, depth)),
         }
     }
 
@@ -44,14 +44,8 @@ impl FileToWrite {
         })
     }
 
-    fn write_chunks(
-        &self,
-        repo: &Repository,
-        blobs: &mut BlobReader<'_>,
-        file: &TargetFile,
-        list: ListId,
-        depth: u8,
-    ) -> Result<()> {
+    fn write_chunks(&self, blobs: &mut BlobReader<'_>, file: &TargetFile, list: ListId, depth: u8) -> Result<()> {
+        let repo = blobs.repo();
         // The top of the list must agree with the size before a file of that size is made.
         let mut chunks = repo.chunks(list, depth, self.size).peekable();
         if let Some(Err(error)) = chunks.next_if(Result::is_err) {

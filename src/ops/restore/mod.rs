@@ -234,7 +234,7 @@ impl<'s> Run<'_, 's> {
         self.scope.spawn(move |_| {
             let mut blobs = repo.blobs();
             let write = |file: FileToWrite| {
-                let result = file.write(repo, &mut blobs);
+                let result = file.write(&mut blobs);
                 if result.is_ok() {
                     progress.advance(1, file.size);
                 }

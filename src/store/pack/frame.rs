@@ -69,7 +69,7 @@ impl FrameBuilder {
 
     /// The frame that ends the archive: two blocks of zeros, no object.
     pub(super) fn end_of_archive() -> Result<Frame, String> {
-        Ok(Frame { members: Vec::new(), bytes: codec::compress_as(&[0; 2 * BLOCK], Density::Usual)? })
+        Ok(Frame { members: Vec::new(), bytes: codec::compress(&[0; 2 * BLOCK])? })
     }
 }
 

@@ -1,9 +1,10 @@
 //! Packs: files that hold many objects each.
 //!
 //! A pack is a plain tar archive, compressed as a series of independent zstd frames. Each frame holds whole members,
-//! about [`FRAME_CONTENT`] bytes of blobs or [`TREE_FRAME_CONTENT`] of trees, each named by its object's hash. The end of the archive is a
-//! frame of its own. Then follows the pack's own index, in a zstd *skippable* frame, which tar and zstd pass over: which
-//! objects there are, in the order in which they stand, and how long each frame is. `docs/format.md` has it byte by byte.
+//! about [`FRAME_CONTENT`] bytes of blobs or [`TREE_FRAME_CONTENT`] of trees, each named by its object's hash. The end
+//! of the archive is a frame of its own. Then follows the pack's own index, in a zstd *skippable* frame, which tar and
+//! zstd pass over: which objects there are, in the order in which they stand, and how long each frame is.
+//! `docs/format.md` has it byte by byte.
 //!
 //! Blobs and what refers to objects (trees, chunk lists) go to packs of their own ([`PackKind`]), so that walking
 //! snapshots never reads file data. A pack is named by the hash of its own bytes.
