@@ -99,6 +99,13 @@ impl Repository {
         self.blobs().read(id, length)
     }
 
+    /// Where a blob stands in the packs, so that many can be read in the order of their places; nothing if it is loose or
+    /// missing. The first of several places is given, and of several names with the same beginning it may be the place of
+    /// another.
+    pub fn stored_at(&self, id: BlobId) -> Result<Option<Location>> {
+        Ok(self.packs()?.find(id.object())?.first().copied())
+    }
+
     /// For reading blobs one after the other.
     pub fn blobs(&self) -> BlobReader<'_> {
         BlobReader { repo: self, last: Default::default() }

@@ -446,7 +446,7 @@ proptest! {
 #[test]
 fn a_large_file_comes_back_from_packs() {
     let writing = WriterOptions { sync: SyncMethod::Each, loose_limit: 0, pack_size: 7 << 20 };
-    let bench = Bench::new(HashAlgorithm::Blake3, 16 << 10, writing);
+    let mut bench = Bench::new(HashAlgorithm::Blake3, 16 << 10, writing);
     let tree = |seed: u64| {
         let content = [noise(seed, 1 << 20), noise(1, 24 << 20), vec![0; 1 << 20]].concat();
         Tree::from([("large".into(), Node::File(content))])
@@ -478,5 +478,15 @@ fn a_large_file_comes_back_from_packs() {
     bench.pack();
     bench.prune(1);
     assert!(bench.restored(2) == tree(3));
-    assert_eq!(bench.assert_clean().whole, [2]);
+
+    // In another order than it is stored, some of it twice, and a little of it loose.
+    let old = noise(1, 24 << 20);
+    let (front, back) = old.split_at(11 << 20);
+    let content = [back, &vec![0; 1 << 20], &noise(4, 50_000), front, &vec![0; 1 << 20], back].concat();
+    let shuffled = Tree::from([("large".into(), Node::File(content))]);
+    bench.put("src", &shuffled);
+    bench.writing.loose_limit = 4096;
+    bench.snapshot("src");
+    assert!(bench.restored(3) == shuffled);
+    assert_eq!(bench.assert_clean().whole, [2, 3]);
 }

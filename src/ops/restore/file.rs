@@ -7,12 +7,14 @@ use rayon::prelude::*;
 use crate::error::Result;
 use crate::fs::{TargetDir, TargetFile};
 use crate::object::{Content, ListId, Name};
-use crate::repo::{BlobReader, ChunkAt};
+use crate::repo::{BlobReader, ChunkAt, Repository};
 
-/// The chunks of a large file are read, verified and written in parallel, about so many bytes at a time.
-const PART: u64 = 8 << 20;
-/// and at most so many chunks: a list may hold any number of tiny ones.
-const PART_CHUNKS: usize = 4096;
+/// A file up to this length is written by one thread, from its beginning to its end, while others write other files.
+const ALONE: u64 = 8 << 20;
+/// The chunks of a larger one are gathered, up to so many, and then written in the order in which they are stored.
+const GATHERED: usize = 64 << 10;
+/// A thread takes so many of them at a time: about a frame.
+const RUN: usize = 64;
 
 /// A file to restore.
 pub(super) struct FileToWrite {
@@ -52,27 +54,36 @@ impl FileToWrite {
             return Err(error);
         }
         file.set_len(self.size)?;
-        let write = |blobs: &mut BlobReader<'_>, chunk: &ChunkAt| {
-            file.write_at(&blobs.read(chunk.blob, chunk.length)?, chunk.offset)
-        };
-        if self.size <= PART {
-            // Other files are written beside it.
-            return chunks.try_for_each(|chunk| write(blobs, &chunk?));
+        if self.size <= ALONE {
+            return chunks.try_for_each(|chunk| {
+                let chunk = chunk?;
+                file.write_at(&blobs.read(chunk.blob, chunk.length)?, chunk.offset)
+            });
         }
-        let write_part =
-            |part: &[ChunkAt]| part.par_iter().try_for_each_init(|| repo.blobs(), |blobs, chunk| write(blobs, chunk));
-        let mut part = Vec::new();
-        let mut part_bytes = 0;
-        for chunk in chunks {
-            let chunk = chunk?;
-            part_bytes += chunk.length;
-            part.push(chunk);
-            if part_bytes >= PART || part.len() >= PART_CHUNKS {
-                write_part(&part)?;
-                part.clear();
-                part_bytes = 0;
-            }
+        while chunks.peek().is_some() {
+            let gathered = chunks.by_ref().take(GATHERED).collect::<Result<Vec<_>>>()?;
+            write_as_stored(repo, file, gathered)?;
         }
-        write_part(&part)
+        Ok(())
     }
+}
+
+/// Writes chunks of a large file on all threads, in the order in which they are stored: a disk image that was backed up
+/// many times has its chunks in as many packs, and so each frame is decoded once all the same. What is met several times,
+/// as zeros are, is read and verified once.
+fn write_as_stored(repo: &Repository, file: &TargetFile, chunks: Vec<ChunkAt>) -> Result<()> {
+    let place = |chunk: ChunkAt| Ok((repo.stored_at(chunk.blob)?, chunk));
+    let mut placed = chunks.into_par_iter().map(place).collect::<Result<Vec<_>>>()?;
+    placed.par_sort_unstable_by_key(|(place, chunk)| (*place, chunk.blob, chunk.length, chunk.offset));
+    placed.chunks(RUN).par_bridge().try_for_each_init(
+        || repo.blobs(),
+        |blobs, run| {
+            for same in run.chunk_by(|(_, a), (_, b)| (a.blob, a.length) == (b.blob, b.length)) {
+                let (_, first) = same[0];
+                let content = blobs.read(first.blob, first.length)?;
+                same.iter().try_for_each(|(_, chunk)| file.write_at(&content, chunk.offset))?;
+            }
+            Ok(())
+        },
+    )
 }
