@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use backuptool::object::{ChunkSizes, HashAlgorithm};
 use backuptool::ops::address::Address;
+use backuptool::ops::check::Part;
 use backuptool::ops::snapshot::{SyncMethod, WriterOptions};
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -72,7 +73,7 @@ pub(super) enum Command {
     /// Fold small files of the repository into large ones
     Pack,
     /// Read and verify everything
-    Check,
+    Check(Check),
 }
 
 #[derive(Args)]
@@ -132,6 +133,20 @@ pub(super) struct Prune {
     /// Show what would be removed and remove nothing
     #[arg(short = 'n', long)]
     pub(super) dry_run: bool,
+}
+
+#[derive(Args)]
+#[group(multiple = false)]
+pub(super) struct Check {
+    /// Read no file content: only see that everything that the snapshots need is there
+    #[arg(long)]
+    pub(super) quick: bool,
+    /// Read the content of one part of several; all parts together are everything
+    #[arg(long, value_name = "N/OF", value_parser = parse_part)]
+    pub(super) subset: Option<Part>,
+    /// Do not read again what a check has found whole within this time: 12h, 30d, 4w
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub(super) max_age: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Default, ValueEnum)]
@@ -199,17 +214,25 @@ fn parse_threads(text: &str) -> Result<NonZero<usize>, String> {
     number.ok_or_else(|| "the number of threads must be from 1 to 256".into())
 }
 
-/// Reads `90`, `90s`, `5m`, `1h`.
+/// Reads `3/10`.
+fn parse_part(text: &str) -> Result<Part, String> {
+    let part = text.split_once('/').and_then(|(number, of)| Part::new(number.parse().ok()?, of.parse().ok()?));
+    part.ok_or_else(|| "a part is a number and how many parts there are: 1/10, 2/10, …, 10/10".into())
+}
+
+/// Reads `90`, `90s`, `5m`, `1h`, `30d`, `4w`.
 fn parse_duration(text: &str) -> Result<Duration, String> {
-    let digits = text.trim_end_matches(['s', 'm', 'h']);
+    let digits = text.trim_end_matches(['s', 'm', 'h', 'd', 'w']);
     let factor = match &text[digits.len()..] {
         "" | "s" => 1,
         "m" => 60,
         "h" => 3600,
+        "d" => 86_400,
+        "w" => 604_800,
         _ => 0,
     };
     let seconds = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(factor)).filter(|_| factor > 0);
-    seconds.map(Duration::from_secs).ok_or_else(|| "a time is a number of seconds, or 30s, 5m, 1h".into())
+    seconds.map(Duration::from_secs).ok_or_else(|| "a time is a number of seconds, or 30s, 5m, 1h, 30d, 4w".into())
 }
 
 /// Reads `64K`, `64KiB`, `1M`, `65536`.
@@ -241,11 +264,16 @@ mod tests {
         assert_eq!(parse_duration("90"), Ok(Duration::from_secs(90)));
         assert_eq!(parse_duration("0s"), Ok(Duration::ZERO));
         assert_eq!(parse_duration("5m"), Ok(Duration::from_secs(300)));
-        for bad in ["", "m", "-1", "1d", "5mm", "1.5h", "99999999999999999999h", "ä"] {
+        assert_eq!(parse_duration("30d"), Ok(Duration::from_secs(2_592_000)));
+        for bad in ["", "m", "-1", "1y", "5mm", "1.5h", "99999999999999999999h", "ä"] {
             assert!(parse_duration(bad).is_err(), "{bad}");
         }
         for good in ["64K", "64k", "64KiB", "64KB", "65536"] {
             assert_eq!(parse_chunk_size(good), Ok(ChunkSizes::default()), "{good}");
+        }
+        assert_eq!(parse_part("3/10").ok(), Part::new(3, 10));
+        for bad in ["", "3", "/", "0/10", "11/10", "1/0", "-1/3", "1/3/5", "a/b"] {
+            assert!(parse_part(bad).is_err(), "{bad}");
         }
         assert!(parse_chunk_size("4M").is_ok());
         for bad in ["", "K", "8K", "8M", "48K", "1G", "-64K", "4194305K", "64KK", "ä"] {

@@ -10,6 +10,7 @@ use super::{Repository, Session, lock, make_dirs};
 use crate::error::Result;
 use crate::object::ObjectId;
 use crate::store::staging::Staging;
+use crate::store::verified::{self, Verified};
 use crate::store::{Backend, Lock, LockMode, damaged, layout, remove_if_there};
 
 /// A repository with its shared lock: nothing in it is removed while this is held.
@@ -46,6 +47,16 @@ impl SharedRepository {
         }
         make_dirs(backend)?;
         damaged::write(backend, &Staging::begin(backend, &session.info())?, objects)
+    }
+
+    /// Records when packs were found whole, in place of what was recorded before.
+    pub fn record_verified(&self, session: &Session<'_>, packs: &Verified) -> Result<()> {
+        let backend = self.repo.backend();
+        if *packs == verified::read(backend, session.start)? {
+            return Ok(());
+        }
+        make_dirs(backend)?;
+        verified::write(backend, &Staging::begin(backend, &session.info())?, packs)
     }
 
     /// Removes the index of all packs, which covers packs that cannot be used: a snapshot must not rely on what only this

@@ -29,6 +29,9 @@ pub const INDEX: &str = "cache/index";
 /// The objects that the last check found damaged.
 pub const DAMAGED: &str = "cache/damaged";
 
+/// When checks have found each pack whole.
+pub const VERIFIED: &str = "cache/verified";
+
 /// The directories of a repository.
 pub const DIRS: [&str; 5] = [SNAPSHOTS, OBJECTS, PACKS, TMP, CACHE];
 
@@ -62,7 +65,12 @@ const PACK_SUFFIX: &str = ".tar.zst";
 
 /// The file of a pack: `packs/HASH.blobs.tar.zst`.
 pub fn pack_path(pack: PackName) -> String {
-    format!("{PACKS}/{}.{}{PACK_SUFFIX}", pack.hash, pack.kind.name())
+    format!("{PACKS}/{}", pack_file_name(pack))
+}
+
+/// The name of a pack's file in `packs`.
+pub fn pack_file_name(pack: PackName) -> String {
+    format!("{}.{}{PACK_SUFFIX}", pack.hash, pack.kind.name())
 }
 
 /// Reads a name in `packs`.

@@ -4,7 +4,7 @@
 //! others. On top of it, and knowing nothing of what is stored or why:
 //!
 //! - [`layout`]: the names of a repository's files;
-//! - [`damaged`]: what the last check found damaged;
+//! - [`damaged`], [`verified`]: what checks have found damaged, and what whole;
 //! - [`codec`]: the compression of objects;
 //! - [`loose`]: finding and reading objects;
 //! - [`pack`]: files that hold many objects each;
@@ -26,6 +26,7 @@ pub mod pack;
 pub mod packs;
 pub mod refs;
 pub mod staging;
+pub mod verified;
 
 pub use backend::{Backend, Entry, EntryKind, Lock, LockMode, StagedFile, StoredFile, remove_if_there};
 pub use local::LocalBackend;

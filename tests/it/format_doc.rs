@@ -20,6 +20,7 @@ use backuptool::object::{
     BlobId, ChunkSizes, Chunker, Config, Content, Entry, EntryKind, ListBuilder, Name, ObjectId, Snapshot, Tree,
     TreeBuilder, decode_list, encode_list,
 };
+use backuptool::ops::check::CheckOptions;
 use backuptool::ops::{check, snapshot};
 use backuptool::progress::Silent;
 use backuptool::repo::{self, InitOptions, Session, SharedRepository, WriterOptions};
@@ -258,7 +259,7 @@ fn the_example_repository_is_what_the_library_makes() {
     let blocks = document();
     let dir = tempfile::tempdir().unwrap();
     let repo = example_repository(dir.path(), &blocks);
-    let report = check::check(&repo, NonZero::<usize>::MIN, &session()).unwrap();
+    let report = check::check(&repo, &CheckOptions::everything(NonZero::<usize>::MIN), &session()).unwrap();
     assert!(report.is_clean(), "{report:?}");
     assert_eq!((report.snapshots, report.leftovers.unneeded), (1, 0));
 
@@ -377,9 +378,11 @@ fn the_packed_examples_are_what_the_library_makes() {
     let dir = tempfile::tempdir().unwrap();
     let (backend, _) = take_example(dir.path(), WriterOptions { loose_limit: 0, ..WriterOptions::default() });
     let repo = SharedRepository::open(backend, &session()).unwrap();
-    let report = check::check(&repo, NonZero::<usize>::MIN, &session()).unwrap();
+    let report = check::check(&repo, &CheckOptions::everything(NonZero::<usize>::MIN), &session()).unwrap();
     assert!(report.is_clean() && report.packs == 2, "{report:?}");
     let root = repo.backend().local_root().unwrap().to_path_buf();
+    // What the check has left is no part of the example.
+    fs::remove_file(root.join(layout::VERIFIED)).unwrap();
     let mut made = packed_examples(&repo);
     repo.into_exclusive(&session()).unwrap().rebuild_index(&session()).unwrap();
     made.push(("text packed-cache-example", cache_example(&fs::read(root.join(layout::INDEX)).unwrap())));
@@ -580,7 +583,15 @@ fn index_example(pack: &PackFile) -> String {
 #[test]
 fn every_file_of_a_repository_is_described() {
     let document = text("docs/format.md");
-    let files = [layout::README, layout::CONFIG, layout::LOCK, layout::RUN_INFO, layout::INDEX, layout::DAMAGED];
+    let files = [
+        layout::README,
+        layout::CONFIG,
+        layout::LOCK,
+        layout::RUN_INFO,
+        layout::INDEX,
+        layout::DAMAGED,
+        layout::VERIFIED,
+    ];
     for name in layout::DIRS.into_iter().chain(files) {
         assert!(document.contains(&format!("`{name}")) || document.contains(&format!("/{name}`")), "{name}");
     }

@@ -2,6 +2,7 @@
 
 mod backend_conformance;
 mod cli;
+mod extents;
 mod format_doc;
 mod frozen;
 mod hostile;

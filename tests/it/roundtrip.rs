@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use backuptool::object::{ChunkSizes, Content as Stored, EntryKind, HashAlgorithm, ObjectId, Snapshot};
 use backuptool::ops::address::Address;
+use backuptool::ops::check::CheckOptions;
 use backuptool::ops::restore::{RestoreOptions, restore};
 use backuptool::ops::snapshot::{SnapshotOptions, snapshot};
 use backuptool::ops::{check, list, pack, prune};
@@ -206,7 +207,7 @@ impl Bench {
     /// Nothing is damaged, and nothing is left that a prune would remove.
     fn assert_clean(&self) -> check::CheckReport {
         let repo = self.open();
-        let report = check::check(&repo, THREADS, &session()).unwrap();
+        let report = check::check(&repo, &CheckOptions::everything(THREADS), &session()).unwrap();
         // Of what is in packs a little may be dead.
         let unneeded = if report.packs > 0 { report.leftovers.unneeded } else { 0 };
         let leftovers = check::Leftovers { unneeded, ..check::Leftovers::default() };

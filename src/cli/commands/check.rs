@@ -1,22 +1,33 @@
-//! `check`: reads and verifies everything.
+//! `check`: reads and verifies everything, and answers: what is damaged, how bad is that, what would a restore do, and
+//! what to do now.
 
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use backuptool::error::{ObjectProblem, number_ranges};
 use backuptool::object::display_bytes;
-use backuptool::ops::check::{self, CheckReport};
+use backuptool::ops::check::{self, CheckOptions, CheckReport, Extent};
 use backuptool::{Error, Result};
+use jiff::Timestamp;
 use serde_json::json;
 
-use crate::cli::args::Global;
+use crate::cli::args::{Check, Global};
 use crate::cli::exit;
 use crate::cli::output::{count, print, print_json, size, with_bytes};
 
-pub(super) fn check(global: &Global) -> Result<ExitCode> {
+pub(super) fn check(global: &Global, args: &Check) -> Result<ExitCode> {
     let progress = global.progress("checking");
     let session = global.session("check", &progress);
     let repo = global.open(&session)?;
-    let report = check::check(&repo, global.threads(), &session);
+    let extent = match args {
+        Check { quick: true, .. } => Extent::Structure,
+        Check { subset: Some(part), .. } => Extent::Part(*part),
+        // A time before all times is as good as the first of them.
+        Check { max_age: Some(age), .. } => Extent::NotSince(session.start.checked_sub(*age).unwrap_or(Timestamp::MIN)),
+        _ => Extent::Everything,
+    };
+    let report = check::check(&repo, &CheckOptions { extent, threads: global.threads() }, &session);
     progress.finish();
     let report = report?;
     if global.json {
@@ -28,101 +39,133 @@ pub(super) fn check(global: &Global) -> Result<ExitCode> {
 }
 
 fn check_text(report: &CheckReport) -> String {
-    let mut text = format!(
-        "checked {}, {}, {}, {} in {:.1} s\n",
+    let mut lines = vec![format!(
+        "checked {}, {}, {}, {} in {:.1} s",
         count(report.snapshots, "snapshot"),
         count(report.objects, "object"),
         count(report.packs, "pack"),
         size(report.bytes),
         report.elapsed.as_secs_f64(),
-    );
-    let mut line = |line: String| {
-        text.push_str(&line);
-        text.push('\n');
-    };
-    for error in &report.unlistable {
-        line(format!("damaged: {error}"));
+    )];
+    if report.unread > 0 {
+        lines.push(format!("not read: {}", count(report.unread, "object")));
     }
-    for (_number, error) in &report.unreadable {
-        match error {
-            Error::TooNew { .. } => line(format!("not checked: {error}")),
-            _ => line(format!("damaged: {}", error.reason())),
-        }
+    damage(report, &mut lines);
+    notes(report, &mut lines);
+    if report.is_clean() {
+        lines.push(if report.unread > 0 { "no damage found in what was read" } else { "no damage found" }.into());
+    } else {
+        consequences(report, &mut lines);
+        remedies(report, &mut lines);
     }
-    for (_, reason) in &report.damaged_packs {
-        line(format!("damaged: {reason}"));
-    }
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+/// What is damaged: objects, the files that need them, and the snapshots that these are in.
+fn damage(report: &CheckReport, lines: &mut Vec<String>) {
+    lines.extend(report.unlistable.iter().map(|error| format!("damaged: {error}")));
+    lines.extend(report.unreadable.iter().map(|(_number, error)| match error {
+        Error::TooNew { .. } => format!("not checked: {error}"),
+        _ => format!("damaged: {}", error.reason()),
+    }));
+    lines.extend(report.damaged_packs.iter().map(|(_pack, reason)| format!("damaged: {reason}")));
     for (id, damage) in &report.damaged {
-        line(match &damage.problem {
+        lines.push(match &damage.problem {
             ObjectProblem::Missing => format!("missing: object {id}"),
             ObjectProblem::Damaged(reason) => format!("damaged: object {id}: {reason}"),
         });
         if damage.files.is_empty() {
-            line("  no snapshot is known to need it".into());
+            lines.push("  no snapshot is known to need it".into());
         }
         for (path, snapshots) in &damage.files {
             let path = if path.is_empty() { "the top directory".to_string() } else { display_bytes(path) };
-            line(format!("  {path} (snapshot {})", number_ranges(snapshots)));
+            lines.push(format!("  {path} (snapshot {})", number_ranges(snapshots)));
         }
     }
     if report.more_files {
-        line("more paths are concerned than are named".into());
+        lines.push("more paths are concerned than are named".into());
     }
+}
+
+/// What is no damage.
+fn notes(report: &CheckReport, lines: &mut Vec<String>) {
     let leftovers = &report.leftovers;
+    let mut note = |text: String| lines.push(format!("note: {text}"));
     if leftovers.lost_snapshots {
-        line("note: there are objects and no trace of any snapshot; was the directory `snapshots` lost?".into());
+        note("there are objects and no trace of any snapshot; was the directory `snapshots` lost?".into());
     }
     if leftovers.unneeded > 0 {
-        line(format!(
-            "note: no snapshot needs {}; the next prune removes what is unneeded",
-            count(leftovers.unneeded, "object")
-        ));
+        let objects = count(leftovers.unneeded, "object");
+        note(format!("no snapshot needs {objects}; the next prune removes what is unneeded"));
     }
     if leftovers.staging > 0 {
-        line(format!(
-            "note: {} of interrupted runs; the next snapshot or prune removes them",
-            count(leftovers.staging, "staging directory")
-        ));
+        let dirs = count(leftovers.staging, "staging directory");
+        note(format!("{dirs} of interrupted runs; the next snapshot or prune removes them"));
     }
     for number in &leftovers.half_removed {
-        line(format!("note: the removal of snapshot {number} was interrupted; the next prune completes it"));
+        note(format!("the removal of snapshot {number} was interrupted; the next prune completes it"));
     }
     for path in &leftovers.strangers {
-        line(format!("note: {} is not a file of a repository", display_bytes(path.as_bytes())));
+        note(format!("{} is not a file of a repository", display_bytes(path.as_bytes())));
     }
-    if report.is_clean() {
-        line("no damage found".into());
-    } else {
-        let whole = if report.whole.is_empty() { "none".to_string() } else { number_ranges(&report.whole) };
-        line(format!("snapshots that can be restored completely: {whole}"));
-        if !report.damaged_packs.is_empty() {
-            line(
-                "for packs: copy the files named above from another copy of this repository (their names are hashes, so any \
-                 copy serves)"
-                    .into(),
-            );
-        }
-        if let Some(error) = &report.not_recorded {
-            line(format!("what is damaged could not be recorded, so snapshots will not store it again: {error}"));
-        }
-        if !report.damaged.is_empty() {
-            line(
-                "for objects: copy the files named above from another copy of this repository (their names are hashes, so \
-                 any copy serves), or take a new snapshot while the source still has these contents, which stores them \
-                 again"
-                    .into(),
-            );
-        }
-        if !report.unreadable.is_empty() {
-            line(
-                "for refs: copy the files named above from another copy of this very repository, or remove the snapshots \
-                 with `backuptool prune`"
-                    .into(),
-            );
-        }
-        line("then run `backuptool check` again".into());
+    if let Some(error) = report.not_remembered.as_ref().filter(|error| !is_read_only(error)) {
+        note(format!("what is whole could not be recorded for the next check with --max-age: {error}"));
     }
-    text
+}
+
+/// How bad it is, and what a restore would do.
+fn consequences(report: &CheckReport, lines: &mut Vec<String>) {
+    let whole = if report.whole.is_empty() { "none".to_string() } else { number_ranges(&report.whole) };
+    lines.push(format!("snapshots that can be restored completely: {whole}"));
+    for (numbers, paths) in alike(&report.affected()) {
+        let named = if paths == 1 { "that is" } else { "that are" };
+        let paths = count(paths, "path");
+        lines.push(format!(
+            "a restore of snapshot {numbers} leaves out {paths} {named} named above, and writes the rest"
+        ));
+    }
+}
+
+/// What to do now.
+fn remedies(report: &CheckReport, lines: &mut Vec<String>) {
+    let mut line = |text: &str| lines.push(text.into());
+    if !report.damaged_packs.is_empty() {
+        line(
+            "for packs: copy the files named above from another copy of this repository (their names are hashes, so any \
+             copy serves)",
+        );
+    }
+    if let Some(error) = &report.not_recorded {
+        line(&format!("what is damaged could not be recorded, so snapshots will not store it again: {error}"));
+    }
+    if !report.damaged.is_empty() {
+        line(
+            "for objects: copy the files named above from another copy of this repository (their names are hashes, so any \
+             copy serves), or take a new snapshot while the source still has these contents, which stores them again",
+        );
+    }
+    if !report.unreadable.is_empty() {
+        line(
+            "for refs: copy the files named above from another copy of this very repository, or remove the snapshots with \
+             `backuptool prune`",
+        );
+    }
+    line("then run `backuptool check` again");
+}
+
+/// Nothing can be recorded on read-only media, and everybody knows.
+fn is_read_only(error: &Error) -> bool {
+    matches!(error.io_kind(), Some(ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied))
+}
+
+/// Snapshots that lack as many paths, together, those that lack most first.
+fn alike(affected: &BTreeMap<u64, u64>) -> Vec<(String, u64)> {
+    let mut by_paths: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+    for (number, paths) in affected {
+        by_paths.entry(*paths).or_default().push(*number);
+    }
+    by_paths.into_iter().rev().map(|(paths, numbers)| (number_ranges(&numbers), paths)).collect()
 }
 
 fn check_json(report: &CheckReport) -> serde_json::Value {
@@ -148,12 +191,15 @@ fn check_json(report: &CheckReport) -> serde_json::Value {
         .iter()
         .map(|(number, error)| json!({"snapshot": number, "problem": error.to_string()}))
         .collect();
+    let affected: Vec<_> =
+        report.affected().into_iter().map(|(number, paths)| json!({"snapshot": number, "paths": paths})).collect();
     json!({
         "type": "check",
         "clean": report.is_clean(),
         "snapshots": report.snapshots,
         "objects": report.objects,
         "bytes": report.bytes,
+        "unread_objects": report.unread,
         "packs": report.packs,
         "damaged": damaged,
         "damaged_packs": damaged_packs,
@@ -161,6 +207,8 @@ fn check_json(report: &CheckReport) -> serde_json::Value {
         "unlistable": report.unlistable.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "unreadable": unreadable,
         "whole": report.whole,
+        "affected": affected,
+        "not_remembered": report.not_remembered.as_ref().map(ToString::to_string),
         "more_files": report.more_files,
         "unneeded_objects": report.leftovers.unneeded,
         "abandoned_staging": report.leftovers.staging,

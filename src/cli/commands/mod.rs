@@ -32,7 +32,7 @@ pub(super) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Restore(args) => restore::restore(&global, &args),
         Command::Prune(args) => prune::prune(&global, &args),
         Command::Pack => pack::pack(&global),
-        Command::Check => check::check(&global),
+        Command::Check(args) => check::check(&global, &args),
     }
 }
 

@@ -76,7 +76,7 @@ pub(super) struct Graph<'a> {
 impl<'a> Graph<'a> {
     pub(super) fn new(repo: &'a Repository, stored: &'a HashMap<ObjectId, Stored>) -> Self {
         let damaged = stored.iter().filter_map(|(id, stored)| match stored {
-            Stored::Whole(_) => None,
+            Stored::Whole(_) | Stored::Unread(_) => None,
             Stored::Damaged(reason) => Some((*id, ObjectProblem::Damaged(reason.clone()))),
         });
         Self {
@@ -210,7 +210,7 @@ impl<'a> Graph<'a> {
         if self.holds_blob(id, length) {
             return;
         }
-        if let Some(Stored::Whole(stored)) = self.stored.get(&id) {
+        if let Some(stored) = self.stored.get(&id).and_then(Stored::length) {
             let reason = format!("it has {stored} bytes where {length} are referred to");
             self.mismatches.entry(id).or_insert(reason);
         }
@@ -264,7 +264,7 @@ impl<'a> Graph<'a> {
     }
 
     fn is_whole(&self, node: Node) -> bool {
-        matches!(self.stored.get(&node.id()), Some(Stored::Whole(_)))
+        matches!(self.stored.get(&node.id()), Some(Stored::Whole(_) | Stored::Unread(_)))
     }
 
     /// Whether a list covers this many bytes, as far as it could be read.
@@ -272,9 +272,13 @@ impl<'a> Graph<'a> {
         self.sizes.get(&node).is_none_or(|found| *found == u128::from(size))
     }
 
-    /// Whether a blob is stored, whole, and of this length.
+    /// Whether a blob is stored, whole as far as it was read, and of this length as far as that is known.
     pub(super) fn holds_blob(&self, id: ObjectId, length: u64) -> bool {
-        matches!(self.stored.get(&id), Some(Stored::Whole(stored)) if *stored == length)
+        match self.stored.get(&id) {
+            Some(Stored::Whole(stored) | Stored::Unread(Some(stored))) => *stored == length,
+            Some(Stored::Unread(None)) => true,
+            Some(Stored::Damaged(_)) | None => false,
+        }
     }
 
     /// Whether every tree and list that is referred to could be read.

@@ -1,6 +1,6 @@
 //! `check`: reads everything and says what is damaged, down to the files and snapshots that it belongs to.
 //!
-//! 1. Every stored object is read and hashed, on all cores.
+//! 1. Every stored object is read and hashed, on all cores; or as many as [`Extent`] says.
 //! 2. Every distinct tree and list is walked once: what it refers to must be stored, whole, and of the length, size and
 //!    shape that the reference says.
 //! 3. If that found damage, the trees above it are walked once more for each snapshot, to name the files.
@@ -8,24 +8,43 @@
 //! What is only left over (objects that nothing needs, staging of a run that died, a removal that was interrupted) is no
 //! damage: it is noted, and the next prune removes it.
 
+mod extent;
 mod graph;
 mod locate;
 mod packs;
 mod read;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::num::NonZero;
 use std::time::{Duration, Instant};
 
+pub use self::extent::{Extent, Part};
+
 use self::graph::Graph;
-use self::read::Stored;
+use self::read::{Contents, Stored};
 use super::parallel;
 use crate::error::{Error, ObjectProblem, Result};
 use crate::object::{ObjectId, Snapshot};
 use crate::progress::Progress;
-use crate::repo::{Session, SharedRepository};
+use crate::repo::{Repository, Session, SharedRepository};
 use crate::store::pack::PackName;
-use crate::store::{layout, loose, staging};
+use crate::store::{damaged, layout, loose, staging, verified};
+
+/// How to check.
+#[derive(Debug, Clone, Copy)]
+pub struct CheckOptions {
+    /// What is read.
+    pub extent: Extent,
+    /// How many threads read.
+    pub threads: NonZero<usize>,
+}
+
+impl CheckOptions {
+    /// Everything is read.
+    pub fn everything(threads: NonZero<usize>) -> Self {
+        Self { extent: Extent::Everything, threads }
+    }
+}
 
 /// What `check` found.
 #[derive(Debug, Default)]
@@ -34,8 +53,11 @@ pub struct CheckReport {
     pub snapshots: u64,
     /// The objects that are stored.
     pub objects: u64,
-    /// The bytes of their content.
+    /// The bytes of their content, as far as they were read.
     pub bytes: u64,
+    /// The objects that are stored and were not read, since they were not asked for: they are there, and that is all that
+    /// is known of them, unless they are trees or lists.
+    pub unread: u64,
     /// Objects that are damaged or missing, and what that concerns.
     pub damaged: BTreeMap<ObjectId, Damage>,
     /// Whether more paths are concerned than are named.
@@ -46,6 +68,8 @@ pub struct CheckReport {
     pub damaged_packs: Vec<(PackName, String)>,
     /// Why the damage could not be recorded in the repository, so that a snapshot would store again what is damaged.
     pub not_recorded: Option<Error>,
+    /// Why it could not be recorded which packs are whole, for checks that pass over these.
+    pub not_remembered: Option<Error>,
     /// Directories of objects that cannot be listed; what is in them is missing.
     pub unlistable: Vec<Error>,
     /// Snapshots whose ref cannot be read or is wrong, and why.
@@ -65,6 +89,19 @@ impl CheckReport {
             && self.damaged_packs.is_empty()
             && self.unreadable.is_empty()
             && self.unlistable.is_empty()
+    }
+}
+
+impl CheckReport {
+    /// The snapshots that a restore could not write wholly, and how many of the named paths each would lack.
+    pub fn affected(&self) -> BTreeMap<u64, u64> {
+        let mut paths: BTreeMap<u64, BTreeSet<&[u8]>> = BTreeMap::new();
+        for (path, numbers) in self.damaged.values().flat_map(|damage| &damage.files) {
+            for number in numbers {
+                paths.entry(*number).or_default().insert(path);
+            }
+        }
+        paths.into_iter().map(|(number, paths)| (number, paths.len() as u64)).collect()
     }
 }
 
@@ -94,15 +131,16 @@ pub struct Leftovers {
     pub strangers: Vec<String>,
 }
 
-/// Checks everything, reading everything.
-pub fn check(repo: &SharedRepository, threads: NonZero<usize>, session: &Session<'_>) -> Result<CheckReport> {
+/// Checks the repository.
+pub fn check(repo: &SharedRepository, options: &CheckOptions, session: &Session<'_>) -> Result<CheckReport> {
     let begun = Instant::now();
     let progress: &dyn Progress = session.progress;
-    let threads = parallel::pool(threads)?;
+    let threads = parallel::pool(options.threads)?;
     let refs = repo.refs()?;
     let listing = repo.snapshots()?;
     let loose = loose::list(repo.backend())?;
-    let contents = threads.install(|| read::read_all(repo, &loose.objects, progress))?;
+    let mut verified = verified::read(repo.backend(), session.start)?;
+    let contents = threads.install(|| read::read(repo, &loose.objects, &options.extent, &verified, progress))?;
     let stored = &contents.objects;
 
     let mut graph = Graph::new(repo, stored);
@@ -116,6 +154,7 @@ pub fn check(repo: &SharedRepository, threads: NonZero<usize>, session: &Session
         objects: stored.len() as u64,
         packs: contents.packs,
         bytes: stored.values().map(|stored| if let Stored::Whole(length) = stored { *length } else { 0 }).sum(),
+        unread: stored.values().filter(|stored| matches!(stored, Stored::Unread(_))).count() as u64,
         unlistable: loose.unreadable,
         unreadable: listing.unreadable,
         leftovers: Leftovers {
@@ -136,11 +175,42 @@ pub fn check(repo: &SharedRepository, threads: NonZero<usize>, session: &Session
         report.unreadable.push((number, Error::Damaged { path, reason: reason.to_string(), next }));
     }
     name_files(&graph, &listing.snapshots, &mut report);
-    report.damaged_packs = contents.damaged_packs;
     let forgotten = if contents.index_misleads { repo.forget_index() } else { Ok(()) };
-    report.not_recorded = repo.record_damaged(session, &contents.damaged_in_packs).and(forgotten).err();
+    let to_record = damaged_in_packs(&contents, &report.damaged, &damaged::read(repo.backend())?);
+    report.not_recorded = repo.record_damaged(session, &to_record).and(forgotten).err();
+    report.damaged_packs = contents.damaged_packs;
+    verified.note(&contents.whole_packs, session.start);
+    let doubtful = doubtful_packs(repo, &report)?;
+    let listed: HashSet<PackName> = repo.packs()?.list().into_iter().map(|(pack, _)| pack).collect();
+    verified.retain(|pack| listed.contains(pack) && !doubtful.contains(pack));
+    report.not_remembered = repo.record_verified(session, &verified).err();
     report.elapsed = begun.elapsed();
     Ok(report)
+}
+
+/// The objects that a snapshot must not rely on. What was found before counts as long as it was not read again.
+fn damaged_in_packs(
+    contents: &Contents,
+    damaged: &BTreeMap<ObjectId, Damage>,
+    before: &HashSet<ObjectId>,
+) -> Vec<ObjectId> {
+    let is_unread = |id: &&ObjectId| matches!(contents.objects.get(id), Some(Stored::Unread(_)));
+    let unread = damaged.keys().chain(before).filter(is_unread);
+    let mut all: Vec<ObjectId> = contents.damaged_in_packs.iter().chain(unread).copied().collect();
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
+/// The packs that are damaged, or hold something that is.
+fn doubtful_packs(repo: &Repository, report: &CheckReport) -> Result<HashSet<PackName>> {
+    let mut packs: HashSet<PackName> = report.damaged_packs.iter().map(|(pack, _)| *pack).collect();
+    for id in report.damaged.keys() {
+        for location in repo.packed_copies(*id)? {
+            packs.insert(repo.packs()?.file(location.slot)?.name());
+        }
+    }
+    Ok(packs)
 }
 
 fn strangers(in_snapshots: Vec<String>, in_objects: Vec<String>, in_packs: Vec<String>) -> Vec<String> {

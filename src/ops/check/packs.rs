@@ -1,4 +1,4 @@
-//! Reading all packs on all cores.
+//! Reading packs on all cores.
 //!
 //! Each thread takes the next frame when it is its turn: it reads the frame, continues the hash of the pack with it, and
 //! leaves the turn to another before it decodes the frame and hashes the objects in it. So each pack is read once, from
@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::ops::Range;
+use std::slice;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::read::Stored;
@@ -42,10 +42,10 @@ impl Problem {
 /// Objects and what is known of each.
 pub(super) type Objects = Vec<(ObjectId, Stored)>;
 
-/// Reads the packs in the slots below `slots` and gives the objects of each frame to `each`, in no order. Call it in the
+/// Reads the packs in `slots` and gives the objects of each frame to `each`, in no order. Call it in the
 /// pool of threads that shall read.
-pub(super) fn read_all(repo: &Repository, slots: u32, each: impl FnMut(Objects) + Send) -> Result<Problems> {
-    let turn = Mutex::new(Turn { repo, slots: 0..slots, open: None });
+pub(super) fn read_all(repo: &Repository, slots: &[u32], each: impl FnMut(Objects) + Send) -> Result<Problems> {
+    let turn = Mutex::new(Turn { repo, slots: slots.iter(), open: None });
     let found = Mutex::new((each, Problems::new()));
     let note = |slot: u32, problem: Problem| match lock(&found).1.entry(slot) {
         Entry::Vacant(entry) => drop(entry.insert(problem)),
@@ -81,7 +81,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 struct Turn<'r> {
     repo: &'r Repository,
     /// The packs to come.
-    slots: Range<u32>,
+    slots: slice::Iter<'r, u32>,
     open: Option<OpenPack>,
 }
 
@@ -115,7 +115,7 @@ impl Turn<'_> {
                     return Ok(Some(Step::Problem(slot, Problem::Name(error.reason()))));
                 }
             }
-            let Some(slot) = self.slots.next() else { return Ok(None) };
+            let Some(&slot) = self.slots.next() else { return Ok(None) };
             match self.repo.packs()?.file(slot).and_then(|pack| OpenPack::new(slot, pack, self.repo.hash())) {
                 Ok(open) => self.open = Some(open),
                 Err(error) => return Ok(Some(Step::Problem(slot, Problem::Unusable(error.reason())))),

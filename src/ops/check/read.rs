@@ -1,9 +1,11 @@
-//! Reading everything that is stored, loose and packed, on all cores.
+//! Reading what is stored, loose and packed, on all cores: all of it, or as much as was asked for.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use rayon::prelude::*;
 
+use super::Extent;
 use super::packs::{self, Problem};
 use crate::error::{Error, ObjectProblem, Result};
 use crate::object::ObjectId;
@@ -11,18 +13,41 @@ use crate::progress::Progress;
 use crate::repo::Repository;
 use crate::store::loose;
 use crate::store::pack::PackName;
+use crate::store::verified::Verified;
 
 /// What is known of a stored object.
 pub(super) enum Stored {
     /// It is whole and has so many bytes.
     Whole(u64),
+    /// It is there, and was not read. The index of its pack says how many bytes it has; a loose object's are not known.
+    Unread(Option<u64>),
     Damaged(String),
+}
+
+impl Stored {
+    /// Its length in bytes, as far as it is known.
+    pub(super) fn length(&self) -> Option<u64> {
+        match self {
+            Self::Whole(length) => Some(*length),
+            Self::Unread(length) => *length,
+            Self::Damaged(_) => None,
+        }
+    }
+
+    /// Of two copies of an object the one with the higher rank counts.
+    fn rank(&self) -> u8 {
+        match self {
+            Self::Damaged(_) => 0,
+            Self::Unread(_) => 1,
+            Self::Whole(_) => 2,
+        }
+    }
 }
 
 /// Everything that is stored.
 #[derive(Default)]
 pub(super) struct Contents {
-    /// By name. Of several copies of an object a whole one counts.
+    /// By name. Of several copies of an object a whole one counts, or else one that was not read.
     pub(super) objects: HashMap<ObjectId, Stored>,
     /// How many packs there are.
     pub(super) packs: u64,
@@ -32,28 +57,52 @@ pub(super) struct Contents {
     pub(super) damaged_in_packs: Vec<ObjectId>,
     /// Whether the index of all packs covers a pack that cannot be used.
     pub(super) index_misleads: bool,
+    /// The packs that were read and are whole.
+    pub(super) whole_packs: Vec<PackName>,
 }
 
 impl Contents {
-    /// Reads all packs.
-    fn read_packs(&mut self, repo: &Repository, progress: &dyn Progress) -> Result<()> {
+    /// Reads the packs that the extent asks for, and the indexes of the others.
+    fn read_packs(
+        &mut self,
+        repo: &Repository,
+        extent: &Extent,
+        verified: &Verified,
+        progress: &dyn Progress,
+    ) -> Result<()> {
         self.damaged_packs = repo.packs()?.unusable();
         let list = repo.packs()?.list();
         self.packs = (list.len() + self.damaged_packs.len()) as u64;
+        let (to_read, others): (Vec<u32>, Vec<u32>) = (0..)
+            .zip(&list)
+            .map(|(slot, _)| slot)
+            .partition(|slot| extent.reads_pack(list[*slot as usize].0, verified));
         let mut damaged = Vec::new();
-        let slots = u32::try_from(list.len()).unwrap_or(u32::MAX);
-        let problems = packs::read_all(repo, slots, |objects| {
+        let mut problems = packs::read_all(repo, &to_read, |objects| {
             let mut bytes = 0;
             let count = objects.len() as u64;
             for (id, stored) in objects {
                 match &stored {
                     Stored::Whole(length) => bytes += length,
                     Stored::Damaged(_) => damaged.push(id),
+                    Stored::Unread(_) => {}
                 }
                 self.add(id, stored);
             }
             progress.advance(count, bytes);
         })?;
+        let is_whole = |slot: &u32| !problems.contains_key(slot);
+        self.whole_packs = to_read.into_iter().filter(is_whole).map(|slot| list[slot as usize].0).collect();
+        for slot in others {
+            match repo.packs()?.file(slot).and_then(|pack| pack.index()) {
+                Ok(index) => {
+                    for member in index.members {
+                        self.add(member.id, Stored::Unread(Some(member.length.into())));
+                    }
+                }
+                Err(error) => drop(problems.insert(slot, Problem::Unusable(error.reason()))),
+            }
+        }
         self.index_misleads = problems.values().any(|problem| matches!(problem, Problem::Unusable(_)));
         for (slot, problem) in problems {
             self.damaged_packs.push((list[slot as usize].0, problem.into_reason()));
@@ -66,19 +115,27 @@ impl Contents {
     }
 
     fn add(&mut self, id: ObjectId, stored: Stored) {
-        match self.objects.get(&id) {
-            Some(Stored::Whole(_)) => {}
-            _ => {
-                self.objects.insert(id, stored);
-            }
+        match self.objects.entry(id) {
+            Entry::Vacant(entry) => drop(entry.insert(stored)),
+            Entry::Occupied(mut entry) if entry.get().rank() < stored.rank() => drop(entry.insert(stored)),
+            Entry::Occupied(_) => {}
         }
     }
 }
 
-/// Reads everything; `loose` are the loose objects.
-pub(super) fn read_all(repo: &Repository, loose: &[ObjectId], progress: &dyn Progress) -> Result<Contents> {
+/// Reads what the extent asks for; `loose` are the loose objects, `verified` what earlier checks have found whole.
+pub(super) fn read(
+    repo: &Repository,
+    loose: &[ObjectId],
+    extent: &Extent,
+    verified: &Verified,
+    progress: &dyn Progress,
+) -> Result<Contents> {
     let mut contents = Contents::default();
     let read = |id: &ObjectId| {
+        if !extent.reads_loose(*id) {
+            return (*id, Stored::Unread(None));
+        }
         let stored = match loose::read(repo.backend(), repo.rules(), *id) {
             Ok(content) => Stored::Whole(content.len() as u64),
             Err(Error::Object { problem: ObjectProblem::Damaged(reason), .. }) => Stored::Damaged(reason),
@@ -88,12 +145,12 @@ pub(super) fn read_all(repo: &Repository, loose: &[ObjectId], progress: &dyn Pro
             // A file that cannot be read (a bad sector, a wrong owner) is damage as well; the others are still checked.
             Err(error) => Stored::Damaged(error.to_string()),
         };
-        progress.advance(1, if let Stored::Whole(length) = &stored { *length } else { 0 });
+        progress.advance(1, stored.length().unwrap_or(0));
         (*id, stored)
     };
     for (id, stored) in loose.par_iter().map(read).collect::<Vec<_>>() {
         contents.add(id, stored);
     }
-    contents.read_packs(repo, progress)?;
+    contents.read_packs(repo, extent, verified, progress)?;
     Ok(contents)
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use backuptool::Result;
 use backuptool::object::{Content, Entry, EntryKind, HashAlgorithm, TreeId};
 use backuptool::ops::address::{Address, Wanted};
-use backuptool::ops::check::{self, CheckReport};
+use backuptool::ops::check::{self, CheckOptions, CheckReport};
 use backuptool::ops::pack::{self, PackPlan, PackReport};
 use backuptool::ops::prune::{self, PrunePlan, PruneReport};
 use backuptool::ops::restore::{self, RestoreOptions, RestoreReport};
@@ -133,7 +133,7 @@ pub(crate) fn pack_plan(backend: impl Backend + 'static, writing: WriterOptions)
 }
 
 pub(crate) fn check(backend: impl Backend + 'static) -> Result<CheckReport> {
-    check::check(&open(backend)?, ONE, &session())
+    check::check(&open(backend)?, &CheckOptions::everything(ONE), &session())
 }
 
 /// A document of the repository with the checksum that it should have. `text` may have another one, or none.
