@@ -84,6 +84,12 @@ pub enum Error {
         /// What to do next.
         next: String,
     },
+    /// The operation was told to stop before it was done. The repository needs nothing; see
+    /// [`Interruption`](crate::progress::Interruption).
+    Interrupted {
+        /// What was done by then, where the same command run again does not simply go on.
+        so_far: Option<String>,
+    },
 }
 
 /// Why an object cannot be had.
@@ -131,6 +137,17 @@ impl Error {
     /// Whether the error is one of the thing that was read (it is damaged, gone, or on a bad sector), and not of everything.
     pub fn is_unreadable(&self) -> bool {
         matches!(self, Self::Object { .. } | Self::Damaged { .. }) || self.is_not_found() || self.is_broken_medium()
+    }
+
+    /// Whether this is no failure: the operation was told to stop.
+    pub fn is_interrupted(&self) -> bool {
+        matches!(self, Self::Interrupted { .. })
+    }
+
+    /// Says of an interruption what was done by then; other errors stay as they are.
+    #[must_use]
+    pub fn interrupted_after(self, so_far: impl Into<String>) -> Self {
+        if self.is_interrupted() { Self::Interrupted { so_far: Some(so_far.into()) } } else { self }
     }
 
     /// Whether there was no space for what was to be written.
@@ -207,6 +224,10 @@ impl fmt::Display for Error {
                 write!(f, "there is no snapshot {wanted}; the repository holds: {}", number_ranges(existing))
             }
             Self::Refused { attempted, reason, next } => write!(f, "cannot {attempted}: {reason}; {next}"),
+            Self::Interrupted { so_far: None } => {
+                f.write_str("interrupted; the repository needs no care, and the same command run again goes on")
+            }
+            Self::Interrupted { so_far: Some(so_far) } => write!(f, "interrupted; {so_far}"),
         }
     }
 }

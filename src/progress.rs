@@ -1,9 +1,11 @@
-//! How long operations report what they are doing, without knowing who listens.
+//! How long operations report what they are doing, without knowing who listens, and how they are told to stop.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::error::Error;
+use crate::error::{Error, Result};
 
 /// Receives reports from a running operation. Called from several threads, and often: implementations must be cheap.
 pub trait Progress: Sync {
@@ -33,6 +35,27 @@ pub enum WarningReason<'a> {
     Error(&'a Error),
     /// A plain sentence.
     Text(&'a str),
+}
+
+/// The wish that an operation stop before it is done. All clones are the same wish; it is never taken back.
+#[derive(Debug, Clone, Default)]
+pub struct Interruption(Arc<AtomicBool>);
+
+impl Interruption {
+    /// It is wished once `flag` is true.
+    pub fn from_flag(flag: Arc<AtomicBool>) -> Self {
+        Self(flag)
+    }
+
+    /// Wishes it.
+    pub fn request(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Fails with [`Error::Interrupted`] if it is wished. Costs next to nothing.
+    pub fn check(&self) -> Result<()> {
+        if self.0.load(Ordering::Relaxed) { Err(Error::Interrupted { so_far: None }) } else { Ok(()) }
+    }
 }
 
 /// Ignores every report.

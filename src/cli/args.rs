@@ -10,6 +10,7 @@ use backuptool::object::{ChunkSizes, HashAlgorithm};
 use backuptool::ops::address::Address;
 use backuptool::ops::check::Part;
 use backuptool::ops::snapshot::{SyncMethod, WriterOptions};
+use backuptool::progress::Interruption;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -53,6 +54,9 @@ pub(super) struct Global {
     /// How many threads to use, 1 to 256 [default: one a core]
     #[arg(long, global = true, value_name = "N", value_parser = parse_threads)]
     pub(super) threads: Option<NonZero<usize>>,
+    /// Whether a signal says to stop.
+    #[arg(skip)]
+    pub(super) interruption: Interruption,
 }
 
 #[derive(Subcommand)]

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use backuptool::Error;
+use signal_hook::consts::{SIGHUP, SIGTERM};
 
 /// Done.
 pub(super) const DONE: ExitCode = ExitCode::SUCCESS;
@@ -19,6 +20,13 @@ const NO_REPOSITORY: u8 = 10;
 /// The repository is locked.
 const LOCKED: u8 = 11;
 
+/// Interrupted because the terminal was closed (SIGHUP)
+const HUNG_UP: u8 = 129;
+/// Interrupted from the keyboard (Ctrl-C, SIGINT)
+const INTERRUPTED: u8 = 130;
+/// Interrupted by a request to end (SIGTERM)
+const TERMINATED: u8 = 143;
+
 /// The exit code for wrong usage.
 pub(super) fn wrong_usage() -> ExitCode {
     WRONG_USAGE.into()
@@ -34,11 +42,16 @@ pub(super) fn checked(clean: bool) -> ExitCode {
     if clean { DONE } else { DAMAGED.into() }
 }
 
-/// The exit code for an operation that failed.
-pub(super) fn failed(error: &Error) -> ExitCode {
+/// The exit code for an operation that failed, or that was interrupted by a signal of this number.
+pub(super) fn failed(error: &Error, signal: i32) -> ExitCode {
     match error {
         Error::NoRepository { .. } => NO_REPOSITORY,
         Error::Locked { .. } => LOCKED,
+        Error::Interrupted { .. } => match signal {
+            SIGHUP => HUNG_UP,
+            SIGTERM => TERMINATED,
+            _ => INTERRUPTED,
+        },
         Error::Io { .. }
         | Error::TooNew { .. }
         | Error::Damaged { .. }

@@ -7,6 +7,7 @@ mod args;
 mod commands;
 mod environment;
 mod exit;
+mod interrupt;
 mod output;
 mod progress;
 
@@ -15,10 +16,11 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use self::args::Cli;
+use self::interrupt::Signals;
 
 /// Parses the arguments, runs the command, and returns its exit code.
 pub(crate) fn run() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let mut cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version go to standard output and are no failure; wrong usage exits with 2.
@@ -27,11 +29,18 @@ pub(crate) fn run() -> ExitCode {
     };
     backuptool::ops::raise_open_file_limit();
     let json = cli.global.json;
-    match commands::run(cli) {
+    let mut signal = 0;
+    let result = Signals::listen().and_then(|signals| {
+        cli.global.interruption = signals.interruption();
+        let result = commands::run(cli);
+        signal = signals.last();
+        result
+    });
+    match result {
         Ok(code) => code,
         Err(error) => {
             output::error(&error, json);
-            exit::failed(&error)
+            exit::failed(&error, signal)
         }
     }
 }

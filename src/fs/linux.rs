@@ -1,4 +1,4 @@
-//! What only Linux has: `syncfs`, and file systems that are known by their type.
+//! What only Linux has: `syncfs`, file systems that are known by their type, and `/proc`.
 
 use std::fs::File;
 use std::io;
@@ -45,4 +45,12 @@ pub(super) fn begin_to_write(file: &File, offset: u64, length: u64) {
     if rustix::fs::fadvise(file, offset, NonZero::new(length), Advice::DontNeed).is_err() {
         // The sync will write it.
     }
+}
+
+/// Whether this process ignores a signal, as far as the system says.
+pub(super) fn ignores_signal(signal: u32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| (1..=64).contains(&signal) && mask & (1 << (signal - 1)) != 0)
 }

@@ -62,3 +62,9 @@ pub fn raise_open_file_limit() {
     }
     // With the old limit, what is nested too deep for it is reported directory by directory.
 }
+
+/// Whether this process ignores the signal with this number, as one that was begun by `nohup` does. Where the system does
+/// not say, it does not.
+pub fn ignores_signal(signal: i32) -> bool {
+    linux::ignores_signal(signal.unsigned_abs())
+}

@@ -16,7 +16,7 @@ pub mod snapshot;
 use std::path::Path;
 
 use crate::error::Result;
-pub use crate::fs::raise_open_file_limit;
+pub use crate::fs::{ignores_signal, raise_open_file_limit};
 use crate::repo::{self, Session, SharedRepository};
 
 /// Opens the repository in the directory `path`, for every operation but `init`.

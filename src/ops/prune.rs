@@ -15,6 +15,9 @@
 //! 5. Dead objects and packs go, unless it shows that the last good copy of something that is needed now would go with
 //!    them ([`ExclusiveRepository::remove_copies`]). What came into being after the plan is not on its list, and stays.
 //!
+//! An interruption ends it between steps, and in step 5 between files: that is then as far as a crash would have let it
+//! come, and the next prune removes the rest. Step 4 is not interrupted: a ref takes one rename.
+//!
 //! A crash at any point leaves every remaining ref with all its objects. Nothing that must be written is written but for
 //! the rewriting, so a full disk can be pruned.
 //!
@@ -213,6 +216,10 @@ pub fn execute(
     let packs_changed = !gone.packs.is_empty() || !rewriting.new.is_empty();
     let indexed = if packs_changed { repo.rebuild_index(session) } else { Ok(()) };
     swept.and(tidied).and(indexed).map_err(|error| {
+        if error.is_interrupted() {
+            return error
+                .interrupted_after("the snapshots are removed, and the next prune frees the rest of their space");
+        }
         Error::refused(
             "remove everything that is not needed any more",
             error.to_string(),

@@ -67,15 +67,16 @@ impl ExclusiveRepository {
         Staging::begin(self.repo.backend(), &session.info()).ok()
     }
 
-    /// Removes snapshots, durably. Their numbers are not used again.
+    /// Removes snapshots, durably. Their numbers are not used again. Once begun this is not interrupted: it is short.
     pub fn remove_snapshots(&self, numbers: &[u64]) -> Result<()> {
+        self.repo.go_on()?;
         lock::confirm(self.repo.backend(), self.lock.as_deref())?;
         refs::remove(self.repo.backend(), numbers)
     }
 
     /// Removes packs and loose objects, except those that hold the last good copy of an object that is needed; see the
     /// module. It is no error if another process has removed one. One that cannot be removed does not keep the others: the
-    /// first such error is returned when all were tried.
+    /// first such error is returned when all were tried. It can be interrupted between files: the next prune removes the rest.
     pub fn remove_copies(&self, removal: &Removal, is_needed: impl Fn(&ObjectId) -> bool) -> (Removed, Result<()>) {
         let mut removed = Removed::default();
         let result = self.remove_what_can_go(removal, is_needed, &mut removed);
@@ -131,7 +132,7 @@ impl ExclusiveRepository {
         }
         let mut result = Ok(());
         let mut remove = |path: &str| {
-            let gone = remove_if_there(self.repo.backend(), path);
+            let gone = self.repo.go_on().and_then(|()| remove_if_there(self.repo.backend(), path));
             let is_gone = gone.is_ok();
             if result.is_ok() {
                 result = gone;

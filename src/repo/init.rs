@@ -50,7 +50,7 @@ pub fn init(backend: Arc<dyn Backend>, options: &InitOptions, session: &Session<
     backend.sync_dir("")?;
     drop(staging);
     drop(lock);
-    Repository::load(backend)
+    Repository::load(backend, session)
 }
 
 fn already(backend: &dyn Backend) -> Error {

@@ -25,6 +25,7 @@ pub(super) fn acquire(backend: &dyn Backend, mode: LockMode, session: &Session<'
     let begun = Instant::now();
     let mut next_word = FIRST_WORD;
     loop {
+        session.interruption.check()?;
         match try_once(backend, mode)? {
             Attempt::Locked(lock) => return Ok(Some(lock)),
             Attempt::NotNeeded => return Ok(None),

@@ -9,6 +9,7 @@ mod copies;
 mod entries;
 mod exclusive;
 mod init;
+mod interruptible;
 mod lock;
 mod objects;
 mod reachable;
@@ -39,9 +40,10 @@ pub use write::{Appender, ObjectWriter, WriterOptions};
 
 pub use crate::store::pack::FRAME_CONTENT;
 
+use self::interruptible::Interruptible;
 use crate::error::{Error, Result};
 use crate::object::{Config, DocumentError, HashAlgorithm, ListId, MAX_OBJECT, TreeId, display_path};
-use crate::progress::Progress;
+use crate::progress::{Interruption, Progress};
 use crate::store::loose::ReadRules;
 use crate::store::packs::Packs;
 use crate::store::staging::RunInfo;
@@ -62,6 +64,8 @@ pub struct Session<'a> {
     pub lock_wait: Duration,
     /// Who is told what happens.
     pub progress: &'a dyn Progress,
+    /// Whether to stop before it is done.
+    pub interruption: Interruption,
 }
 
 impl Session<'_> {
@@ -107,14 +111,17 @@ fn make_dirs(backend: &dyn Backend) -> Result<()> {
 #[derive(Debug)]
 pub struct Repository {
     backend: Arc<dyn Backend>,
+    interruption: Interruption,
     config: Config,
     /// Looked for when an object is first asked for.
     packs: OnceLock<Packs>,
 }
 
 impl Repository {
-    /// Reads the configuration. Nothing is locked.
-    fn load(backend: Arc<dyn Backend>) -> Result<Self> {
+    /// Reads the configuration. Nothing is locked. From now on every step of the session can be interrupted.
+    fn load(backend: Arc<dyn Backend>, session: &Session<'_>) -> Result<Self> {
+        let interruption = session.interruption.clone();
+        let backend: Arc<dyn Backend> = Arc::new(Interruptible::new(backend, interruption.clone()));
         let path = backend.describe(layout::CONFIG);
         let bytes = match backend.read(layout::CONFIG, 0, 1024 * 1024) {
             Ok(bytes) => bytes,
@@ -139,7 +146,13 @@ impl Repository {
                 next: "copy this file from another copy of the repository; it never changes".into(),
             },
         })?;
-        Ok(Self { backend, config, packs: OnceLock::new() })
+        Ok(Self { backend, interruption, config, packs: OnceLock::new() })
+    }
+
+    /// Fails if the operation is to stop. For what does much without reading or writing the repository, and for what gathers
+    /// errors and goes on.
+    pub fn go_on(&self) -> Result<()> {
+        self.interruption.check()
     }
 
     /// The configuration.

@@ -141,6 +141,7 @@ impl<'r> BlobReader<'r> {
 
     /// Reads a blob as [`Repository::read_blob`] does.
     pub fn read(&mut self, id: BlobId, length: u64) -> Result<ObjectBytes> {
+        self.repo.go_on()?;
         let content = match self.next_if(id.object()) {
             Some(content) => content,
             None => self.repo.read_object(id.object())?,

@@ -23,7 +23,7 @@ pub struct SharedRepository {
 impl SharedRepository {
     /// Opens the repository on `backend`, waiting for its lock.
     pub fn open(backend: Arc<dyn Backend>, session: &Session<'_>) -> Result<Self> {
-        let repo = Repository::load(backend)?;
+        let repo = Repository::load(backend, session)?;
         let lock = lock::acquire(repo.backend(), LockMode::Shared, session)?;
         Ok(Self { repo, lock })
     }

@@ -27,6 +27,7 @@ impl Repository {
         for number in self.refs()?.snapshots {
             match self.read_snapshot(number) {
                 Ok(snapshot) => listing.snapshots.push(snapshot),
+                Err(error) if error.is_interrupted() => return Err(error),
                 Err(error) => listing.unreadable.push((number, error)),
             }
         }

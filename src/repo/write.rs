@@ -395,6 +395,7 @@ impl<'w, 'r> Appender<'w, 'r> {
     /// Stores an object unless it is there, and returns its name.
     pub fn store(&mut self, content: &[u8]) -> Result<ObjectId> {
         let writer = self.writer;
+        writer.repo.go_on()?;
         let id = writer.name(content);
         if !writer.is_wanted(id, content)? {
             return Ok(id);

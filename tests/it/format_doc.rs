@@ -22,7 +22,7 @@ use backuptool::object::{
 };
 use backuptool::ops::check::CheckOptions;
 use backuptool::ops::{check, snapshot};
-use backuptool::progress::Silent;
+use backuptool::progress::{Interruption, Silent};
 use backuptool::repo::{self, InitOptions, Session, SharedRepository, WriterOptions};
 
 use backuptool::store::pack::{PackFile, PackKind, member_header, member_length};
@@ -79,6 +79,7 @@ fn session() -> Session<'static> {
         // A process that another test has just begun holds a lock of this one until it runs its own program.
         lock_wait: Duration::from_secs(60),
         progress: &Silent,
+        interruption: Interruption::default(),
     }
 }
 

@@ -6,6 +6,7 @@ mod extents;
 mod format_doc;
 mod frozen;
 mod hostile;
+mod interruptions;
 mod meetings;
 mod objects;
 mod pack_sweeps;

@@ -19,7 +19,7 @@ use backuptool::ops::check::CheckOptions;
 use backuptool::ops::restore::{RestoreOptions, restore};
 use backuptool::ops::snapshot::{SnapshotOptions, snapshot};
 use backuptool::ops::{check, list, pack, prune};
-use backuptool::progress::Silent;
+use backuptool::progress::{Interruption, Silent};
 use backuptool::repo::{self, InitOptions, Session, SharedRepository, WriterOptions};
 use backuptool::store::batch::SyncMethod;
 use backuptool::store::pack::PackKind;
@@ -148,6 +148,7 @@ fn session() -> Session<'static> {
         start: Timestamp::UNIX_EPOCH,
         lock_wait: Duration::from_secs(10),
         progress: &Silent,
+        interruption: Interruption::default(),
     }
 }
 

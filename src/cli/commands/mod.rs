@@ -54,6 +54,7 @@ impl Global {
             start: environment::now(),
             lock_wait: self.lock_wait,
             progress,
+            interruption: self.interruption.clone(),
         }
     }
 

@@ -102,7 +102,8 @@ impl<'a> Graph<'a> {
         for (size, content) in [&snapshot.incomplete.all, &snapshot.changed.all].into_iter().flatten() {
             self.refer_to_content(from, *content, *size, &mut pending);
         }
-        while !pending.is_empty() {
+        // Who interrupts a check gets no report: see `check`.
+        while !pending.is_empty() && self.repo.go_on().is_ok() {
             let nodes = pending.split_off(pending.len().saturating_sub(READ_AT_ONCE));
             let read = |node: &Node| if self.is_whole(*node) { self.read(*node).map(Some) } else { Ok(None) };
             let contents: Vec<_> = nodes.par_iter().map(read).collect();

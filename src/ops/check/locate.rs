@@ -40,7 +40,7 @@ pub(super) fn locate(graph: &Graph<'_>, snapshot: &Snapshot) -> Places {
         if !graph.is_dirty(node) {
             continue;
         }
-        if places.more {
+        if places.more || graph.repo.go_on().is_err() {
             break;
         }
         if graph.problem(node.id()).is_some() {

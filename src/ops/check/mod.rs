@@ -145,6 +145,7 @@ pub fn check(repo: &SharedRepository, options: &CheckOptions, session: &Session<
 
     let mut graph = Graph::new(repo, stored);
     threads.install(|| listing.snapshots.iter().for_each(|snapshot| graph.walk(snapshot)));
+    repo.go_on()?;
     graph.settle();
     // What is needed through something that cannot be read is not known.
     let all_known = listing.unreadable.is_empty() && graph.is_complete();
@@ -175,6 +176,8 @@ pub fn check(repo: &SharedRepository, options: &CheckOptions, session: &Session<
         report.unreadable.push((number, Error::Damaged { path, reason: reason.to_string(), next }));
     }
     name_files(&graph, &listing.snapshots, &mut report);
+    // What an interruption kept from being read is among the damaged now: that is no report, and is not recorded.
+    repo.go_on()?;
     let forgotten = if contents.index_misleads { repo.forget_index() } else { Ok(()) };
     let to_record = damaged_in_packs(&contents, &report.damaged, &damaged::read(repo.backend())?);
     report.not_recorded = repo.record_damaged(session, &to_record).and(forgotten).err();

@@ -104,6 +104,8 @@ impl Turn<'_> {
     /// Reads the next frame, or finds out what is wrong with a pack. Nothing follows when all packs are read.
     fn next(&mut self) -> Result<Option<Step>> {
         loop {
+            // What could not be read because of an interruption is not damaged.
+            self.repo.go_on()?;
             if let Some(open) = &mut self.open
                 && let Some(frame) = open.read_next()
             {

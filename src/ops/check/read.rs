@@ -134,7 +134,7 @@ pub(super) fn read(
     let mut contents = Contents::default();
     let read = |id: &ObjectId| {
         if !extent.reads_loose(*id) {
-            return (*id, Stored::Unread(None));
+            return Ok((*id, Stored::Unread(None)));
         }
         let stored = match loose::read(repo.backend(), repo.rules(), *id) {
             Ok(content) => Stored::Whole(content.len() as u64),
@@ -142,13 +142,14 @@ pub(super) fn read(
             Err(Error::Object { problem: ObjectProblem::Missing, .. }) => {
                 Stored::Damaged("its file vanished during the check".into())
             }
+            Err(error) if error.is_interrupted() => return Err(error),
             // A file that cannot be read (a bad sector, a wrong owner) is damage as well; the others are still checked.
             Err(error) => Stored::Damaged(error.to_string()),
         };
         progress.advance(1, stored.length().unwrap_or(0));
-        (*id, stored)
+        Ok((*id, stored))
     };
-    for (id, stored) in loose.par_iter().map(read).collect::<Vec<_>>() {
+    for (id, stored) in loose.par_iter().map(read).collect::<Result<Vec<_>>>()? {
         contents.add(id, stored);
     }
     contents.read_packs(repo, extent, verified, progress)?;

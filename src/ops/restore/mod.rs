@@ -3,6 +3,8 @@
 //! Every object is verified as it is read. What cannot be read or written stops only the file it belongs to: the rest is
 //! restored, and the report names each. A file that is not whole is not left behind under its name. Nothing is replaced
 //! and nothing is written outside the output directory, whatever the repository holds: see [`crate::fs::TargetDir`].
+//!
+//! An interruption ends it between chunks: the files that are being written are removed, and what is complete stays.
 
 mod file;
 mod selection;
@@ -98,6 +100,12 @@ pub fn restore(repo: &Repository, options: &RestoreOptions<'_>, progress: &dyn P
         }
         run.finish()
     });
+    repo.go_on().map_err(|error| {
+        let output = display_path(options.output);
+        error.interrupted_after(format!(
+            "what is in {output} is whole as far as it has come; to restore everything, remove it or name another directory"
+        ))
+    })?;
     Ok(RestoreReport { number: snapshot.number, restored, failures, elapsed: begun.elapsed() })
 }
 
@@ -170,7 +178,9 @@ impl<'s> Run<'_, 's> {
     /// Restores a directory and all below it, over a stack of its own: the depth of the trees does not matter to it.
     fn directory(&mut self, entries: Entries<'s>, dir: Arc<TargetDir>, selection: &Selection) {
         let mut stack = vec![OpenDir { entries, dir, selection }];
-        while let Some(open) = stack.last_mut() {
+        while let Some(open) = stack.last_mut()
+            && self.repo.go_on().is_ok()
+        {
             let dir = Arc::clone(&open.dir);
             match open.entries.next() {
                 None => {
@@ -263,6 +273,10 @@ impl<'s> Run<'_, 's> {
     }
 
     fn failed(&mut self, path: PathBuf, error: Error) {
+        if error.is_interrupted() {
+            // It is no failure of this path; the whole restore ends.
+            return;
+        }
         self.progress.warning(&Warning { path: Some(&path), reason: WarningReason::Error(&error) });
         self.failures.push((path, error));
     }

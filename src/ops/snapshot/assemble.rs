@@ -156,6 +156,7 @@ fn run<'s>(
     let mut group = Group::default();
     let mut trees = Trees::new(workers.writer, notes);
     for event in walk {
+        workers.writer.repo().go_on()?;
         group.push(event);
         if group.is_full(handles) {
             sent.push_back(mem::take(&mut group).send(workers, scope));

@@ -12,7 +12,7 @@ use super::walk::FileToRead;
 use crate::error::{Error, Result};
 use crate::fs::{SourceFile, SourceKind, Stat};
 use crate::object::{BlobId, Chunker, Content, ListBuilder, ObjectId};
-use crate::repo::{Appender, FRAME_CONTENT, ObjectWriter};
+use crate::repo::{Appender, FRAME_CONTENT, ObjectWriter, Repository};
 
 /// So often a file that changes is read.
 const ATTEMPTS: u32 = 3;
@@ -139,15 +139,16 @@ fn read_content(
     let sizes = chunker.sizes();
     let parts = reader.parts(expected.size);
     let mut part = Part::new(expected.size, parts.length() + sizes.maximum());
-    part.fill(source)?;
+    let writer = blobs.writer();
+    let repo = writer.repo();
+    part.fill(source, repo)?;
     if !part.ended && part.filled <= sizes.whole_file() {
-        part.fill(source)?;
+        part.fill(source, repo)?;
     }
     if part.filled <= sizes.whole_file() {
         let id = blobs.store(part.bytes()).map_err(Failure::Repository)?;
         return Ok((part.filled as u64, Content::Blob(BlobId(id))));
     }
-    let writer = blobs.writer();
     let mut lists = writer.trees();
     let mut store = |piece: &[u8]| lists.store(piece).map_err(Failure::Repository);
     let mut list = ListBuilder::new();
@@ -165,7 +166,7 @@ fn read_content(
             let mut next = part.following();
             let (ids, read) = rayon::join(
                 || store_chunks(writer, &part.chunks().collect::<Vec<_>>()),
-                || if part.ended { Ok(()) } else { next.fill(source).map(|()| next.cut(chunker)) },
+                || if part.ended { Ok(()) } else { next.fill(source, repo).map(|()| next.cut(chunker)) },
             );
             for (id, chunk) in ids.map_err(Failure::Repository)?.into_iter().zip(part.chunks()) {
                 list.push(BlobId(id), chunk.len() as u64, &mut store)?;
@@ -231,17 +232,22 @@ impl Part {
         &self.buffer[..self.filled]
     }
 
-    /// Reads until the buffer is full, or the file has ended.
-    fn fill(&mut self, source: &mut SourceFile) -> Result<(), Failure> {
+    /// Reads until the buffer is full, or the file has ended, a little at a time: it can be interrupted.
+    fn fill(&mut self, source: &mut SourceFile, repo: &Repository) -> Result<(), Failure> {
         if self.filled == self.buffer.len() {
             self.buffer.resize(self.longest, 0);
         }
         let room = self.buffer.len() - self.filled;
-        let room = usize::try_from(self.left).unwrap_or(room).min(room);
-        let count = source.fill(&mut self.buffer[self.filled..self.filled + room]).map_err(Failure::Source)?;
-        self.filled += count;
-        self.left -= count as u64;
-        self.ended = count < room || self.left == 0;
+        let end = self.filled + usize::try_from(self.left).unwrap_or(room).min(room);
+        while self.filled < end && !self.ended {
+            repo.go_on().map_err(Failure::Repository)?;
+            let step = end.min(self.filled + RUN);
+            let count = source.fill(&mut self.buffer[self.filled..step]).map_err(Failure::Source)?;
+            self.ended = self.filled + count < step;
+            self.filled += count;
+            self.left -= count as u64;
+        }
+        self.ended |= self.left == 0;
         Ok(())
     }
 

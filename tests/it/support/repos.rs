@@ -13,7 +13,7 @@ use backuptool::ops::pack::{self, PackPlan, PackReport};
 use backuptool::ops::prune::{self, PrunePlan, PruneReport};
 use backuptool::ops::restore::{self, RestoreOptions, RestoreReport};
 use backuptool::ops::snapshot::{self, SnapshotOptions, SnapshotReport, WriterOptions};
-use backuptool::progress::Silent;
+use backuptool::progress::{Interruption, Silent};
 use backuptool::repo::{self, ChunkAt, InitOptions, Repository, Session, SharedRepository};
 use backuptool::store::Backend;
 use backuptool::store::batch::SyncMethod;
@@ -35,6 +35,7 @@ pub(crate) fn session() -> Session<'static> {
         start: clock(),
         lock_wait: Duration::ZERO,
         progress: &Silent,
+        interruption: Interruption::default(),
     }
 }
 
@@ -43,7 +44,11 @@ pub(crate) fn init(backend: impl Backend + 'static) -> Result<Repository> {
 }
 
 pub(crate) fn open(backend: impl Backend + 'static) -> Result<SharedRepository> {
-    SharedRepository::open(Arc::new(backend), &session())
+    open_in(&session(), backend)
+}
+
+pub(crate) fn open_in(session: &Session<'_>, backend: impl Backend + 'static) -> Result<SharedRepository> {
+    SharedRepository::open(Arc::new(backend), session)
 }
 
 pub(crate) fn take(backend: impl Backend + 'static, source: &Path, sync: SyncMethod) -> Result<SnapshotReport> {
@@ -56,15 +61,33 @@ pub(crate) fn take_with(
     source: &Path,
     writing: WriterOptions,
 ) -> Result<SnapshotReport> {
+    take_in(&session(), backend, source, writing)
+}
+
+pub(crate) fn take_in(
+    session: &Session<'_>,
+    backend: impl Backend + 'static,
+    source: &Path,
+    writing: WriterOptions,
+) -> Result<SnapshotReport> {
     let options =
         SnapshotOptions { source, user: b"user", clock, utc_offset: 0, allow_empty: false, writing, threads: ONE };
-    snapshot::snapshot(&open(backend)?, &options, &session())
+    snapshot::snapshot(&open_in(session, backend)?, &options, session)
 }
 
 pub(crate) fn restore(backend: impl Backend + 'static, number: u64, output: &Path) -> Result<RestoreReport> {
+    restore_in(&session(), backend, number, output)
+}
+
+pub(crate) fn restore_in(
+    session: &Session<'_>,
+    backend: impl Backend + 'static,
+    number: u64,
+    output: &Path,
+) -> Result<RestoreReport> {
     let address = Address { snapshot: Wanted::Number(number), path: Vec::new() };
     let options = RestoreOptions { address: &address, output, paths: &[], threads: ONE };
-    restore::restore(&*open(backend)?, &options, &Silent)
+    restore::restore(&*open_in(session, backend)?, &options, &Silent)
 }
 
 /// What a snapshot holds, read object by object as a restore does, without the file system in between.
@@ -113,9 +136,18 @@ pub(crate) fn prune_with(
     numbers: &[u64],
     writing: WriterOptions,
 ) -> Result<PruneReport> {
-    let repo = open(backend)?;
+    prune_in(&session(), backend, numbers, writing)
+}
+
+pub(crate) fn prune_in(
+    session: &Session<'_>,
+    backend: impl Backend + 'static,
+    numbers: &[u64],
+    writing: WriterOptions,
+) -> Result<PruneReport> {
+    let repo = open_in(session, backend)?;
     let plan = prune::plan(&repo, numbers)?;
-    prune::execute(repo, plan, writing, &session())
+    prune::execute(repo, plan, writing, session)
 }
 
 pub(crate) fn prune_plan(backend: impl Backend + 'static, numbers: &[u64]) -> Result<PrunePlan> {
@@ -123,9 +155,17 @@ pub(crate) fn prune_plan(backend: impl Backend + 'static, numbers: &[u64]) -> Re
 }
 
 pub(crate) fn pack_with(backend: impl Backend + 'static, writing: WriterOptions) -> Result<PackReport> {
-    let repo = open(backend)?;
+    pack_in(&session(), backend, writing)
+}
+
+pub(crate) fn pack_in(
+    session: &Session<'_>,
+    backend: impl Backend + 'static,
+    writing: WriterOptions,
+) -> Result<PackReport> {
+    let repo = open_in(session, backend)?;
     let plan = pack::plan(&repo, writing)?;
-    pack::execute(repo, &plan, writing, &session())
+    pack::execute(repo, &plan, writing, session)
 }
 
 pub(crate) fn pack_plan(backend: impl Backend + 'static, writing: WriterOptions) -> Result<PackPlan> {
@@ -133,7 +173,11 @@ pub(crate) fn pack_plan(backend: impl Backend + 'static, writing: WriterOptions)
 }
 
 pub(crate) fn check(backend: impl Backend + 'static) -> Result<CheckReport> {
-    check::check(&open(backend)?, &CheckOptions::everything(ONE), &session())
+    check_in(&session(), backend)
+}
+
+pub(crate) fn check_in(session: &Session<'_>, backend: impl Backend + 'static) -> Result<CheckReport> {
+    check::check(&open_in(session, backend)?, &CheckOptions::everything(ONE), session)
 }
 
 /// A document of the repository with the checksum that it should have. `text` may have another one, or none.
