@@ -9,7 +9,7 @@ use std::time::Duration;
 use backuptool::object::{ChunkSizes, HashAlgorithm};
 use backuptool::ops::address::Address;
 use backuptool::ops::check::Part;
-use backuptool::ops::snapshot::{SyncMethod, WriterOptions};
+use backuptool::ops::snapshot::{ChangeDetection, SyncMethod, WriterOptions};
 use backuptool::progress::Interruption;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -106,6 +106,8 @@ pub(super) struct Snapshot {
     /// Take the snapshot even if the directory is empty and its last snapshot was not
     #[arg(long)]
     pub(super) allow_empty: bool,
+    #[command(flatten)]
+    pub(super) detection: Detection,
     /// How written data is made durable: the whole file system at once, each file by itself, or as the file system
     /// allows
     #[arg(long, value_enum, default_value_t)]
@@ -113,6 +115,28 @@ pub(super) struct Snapshot {
     /// Up to so many new objects (and 32K for each, together) are stored as files of their own; more go to packs
     #[arg(long, value_name = "OBJECTS", default_value_t = WriterOptions::LOOSE_LIMIT)]
     pub(super) loose_limit: usize,
+}
+
+/// What counts as a change.
+#[derive(Args)]
+#[group(skip)]
+pub(super) struct Detection {
+    /// Read every file, also those that look as they looked when they were last stored
+    #[arg(long)]
+    pub(super) rescan: bool,
+    /// Do not take a file for changed because its ctime is another
+    #[arg(long)]
+    pub(super) ignore_ctime: bool,
+    /// Do not take a file for changed because its inode is another
+    #[arg(long)]
+    pub(super) ignore_inode: bool,
+}
+
+impl From<&Detection> for ChangeDetection {
+    fn from(detection: &Detection) -> Self {
+        let Detection { rescan, ignore_ctime, ignore_inode } = *detection;
+        Self { rescan, ignore_ctime, ignore_inode }
+    }
 }
 
 #[derive(Args)]

@@ -33,6 +33,16 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// The device, as the system numbers it for now.
+    pub fn device(self) -> u64 {
+        self.device
+    }
+
+    /// The inode.
+    pub fn inode(self) -> u64 {
+        self.inode
+    }
+
     /// The identity of what is at `path`; symbolic links are followed.
     pub fn of(path: &Path) -> Result<Self> {
         let stat = rustix::fs::stat(path).map_err(|error| Error::io("look at", path, error))?;
@@ -95,8 +105,10 @@ pub struct Stat {
     pub size: u64,
     /// Its device and inode.
     pub identity: Identity,
-    modified: (i64, i64),
-    changed: (i64, i64),
+    /// When its content changed: seconds since 1970, and nanoseconds.
+    pub modified: (i64, i64),
+    /// When anything of it changed, as the system says: likewise.
+    pub changed: (i64, i64),
 }
 
 impl Stat {

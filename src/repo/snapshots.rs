@@ -43,7 +43,7 @@ impl Repository {
         self.read_snapshot(number)
     }
 
-    fn read_snapshot(&self, number: u64) -> Result<Snapshot> {
+    pub(super) fn read_snapshot(&self, number: u64) -> Result<Snapshot> {
         let path = self.backend().describe(&RefFile::Ref(number).path());
         let damaged = |reason: String| Error::Damaged {
             path: path.clone(),

@@ -21,7 +21,7 @@
 //! What is found is not taken on trust. The first time a run would reuse a loose object that it did not write, the stored
 //! content is read and compared with the content at hand; if they differ, the object is stored again. An object in a pack
 //! is reused if the pack's footer, length and table of frames agree, and if it is not among those that the last `check`
-//! found damaged ([`damaged`]); its content is not read.
+//! found damaged ([`damaged`]); its content is not read. (Once that is stored again it is not named there any more.)
 //!
 //! # Memory
 //!
@@ -33,7 +33,10 @@ use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use super::seen::{SeenReader, SeenWriter, SourceId};
 use super::{Copy, Repository, Session, lock, make_dirs};
+use jiff::Timestamp;
+
 use crate::error::{Error, Result};
 use crate::object::{Added, ObjectId, Snapshot, Tree, is_zeros};
 use crate::store::batch::{Batch, SyncMethod};
@@ -80,8 +83,10 @@ pub struct ObjectWriter<'r> {
     staging: Arc<Staging<'r>>,
     batch: Batch<'r>,
     known: Known,
-    /// What is in a pack and has to be stored again.
+    /// What the last check found damaged or missing and this run has not met: it has to be stored again.
     damaged: Mutex<HashSet<ObjectId>>,
+    /// How many that were when the run began.
+    known_damaged: usize,
     /// What is new and may stay loose; nothing once packs are written.
     few: Mutex<Option<Few>>,
     is_packing: AtomicBool,
@@ -165,6 +170,7 @@ impl<'r> ObjectWriter<'r> {
             idle: Default::default(),
         };
         let (blobs, trees) = (lane(PackKind::Blobs), lane(PackKind::Trees));
+        let damaged = damaged::read(backend)?;
         Ok(Self {
             repo,
             lock,
@@ -172,7 +178,8 @@ impl<'r> ObjectWriter<'r> {
             staging,
             batch,
             known,
-            damaged: Mutex::new(damaged::read(backend)?),
+            known_damaged: damaged.len(),
+            damaged: Mutex::new(damaged),
             few: Mutex::new(Some(Few::default())),
             is_packing: AtomicBool::new(false),
             loose_limit: options.loose_limit,
@@ -244,7 +251,7 @@ impl<'r> ObjectWriter<'r> {
         Ok(true)
     }
 
-    /// Whether the last check found the object damaged in a pack, and no pack holds a whole copy of it now: it may have been
+    /// Whether the last check found the object damaged or missing, and no pack holds a whole copy of it now: it may have been
     /// stored again since.
     fn is_damaged(&self, id: ObjectId) -> Result<bool> {
         if !self.damaged.lock().unwrap_or_else(PoisonError::into_inner).remove(&id) {
@@ -354,9 +361,30 @@ impl<'r> ObjectWriter<'r> {
         self.replaced.load(Ordering::Relaxed)
     }
 
+    /// Forgets the damage that this run has met and mended.
+    fn heal(&self) -> Result<()> {
+        let left: Vec<ObjectId> = self.damaged.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect();
+        if left.len() == self.known_damaged {
+            return Ok(());
+        }
+        damaged::write(self.repo.backend(), &self.staging, &left)
+    }
+
+    /// Begins to write down what a snapshot of `source` sees that begins at `start`, for the next one. Whether they ignore
+    /// when a file changed as the system says decides only whether that is worth being published.
+    pub fn seen(&self, source: &SourceId, start: Timestamp, ignores_changed: bool) -> SeenWriter<'r> {
+        SeenWriter::begin(Arc::clone(&self.staging), self.repo.hash(), source, start, ignores_changed)
+    }
+
     /// Makes everything durable and then the snapshot visible, under the next free number and with what was added
-    /// (whatever `snapshot` says of both). When this returns, the snapshot is safe.
-    pub fn commit(self, mut snapshot: Snapshot) -> Result<Snapshot> {
+    /// (whatever `snapshot` says of both). When this returns, the snapshot is safe. What it saw, and what the last one had
+    /// seen, is for the next one.
+    pub fn commit(
+        self,
+        mut snapshot: Snapshot,
+        seen: SeenWriter<'r>,
+        last_seen: Option<&SeenReader>,
+    ) -> Result<Snapshot> {
         self.publish()?;
         self.batch.secure_reused()?;
         if self.reused_packs.load(Ordering::Relaxed) {
@@ -370,6 +398,12 @@ impl<'r> ObjectWriter<'r> {
             snapshot.encode(hash)
         };
         refs::publish(self.repo.backend(), &self.staging, &mut encode)?;
+        if self.heal().is_err() {
+            // What is named as damaged and is not any more costs time, until the next check.
+        }
+        if seen.publish(self.repo.backend(), snapshot.tree, last_seen).is_err() {
+            // The next snapshot reads every file.
+        }
         if self.packs.has_unsaved(UNSAVED) && self.packs.save(&self.staging).is_err() {
             // The snapshot is safe, and the next run finds what it needs in the packs themselves.
         }

@@ -1,6 +1,7 @@
-//! `cache/damaged`: the objects that the last `check` found damaged in packs, one name a line.
+//! `cache/damaged`: the objects that the last `check` found damaged or missing, one name a line.
 //!
-//! A snapshot that meets one of them stores it again, since what is in a pack is otherwise not read before it is reused.
+//! A snapshot that meets one of them stores it again (what is in a pack is otherwise not read before it is reused, nor a
+//! file that is as it was), and then takes it from the list.
 //! Like everything in `cache` it can be deleted: what it says is found again by the next check. Lines that are no names are
 //! passed over.
 

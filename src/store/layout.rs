@@ -4,7 +4,7 @@
 //! What does not parse as one of these names is not the repository's, and is never read, counted or removed.
 
 use super::pack::{PackKind, PackName};
-use crate::object::ObjectId;
+use crate::object::{HashAlgorithm, ObjectId, TreeId};
 
 /// How to read the repository by hand.
 pub const README: &str = "README";
@@ -31,6 +31,31 @@ pub const DAMAGED: &str = "cache/damaged";
 
 /// When checks have found each pack whole.
 pub const VERIFIED: &str = "cache/verified";
+
+/// What begins the names of the change caches in `cache`.
+const SEEN: &str = "seen-";
+
+/// Which source a change cache is of: the first bytes of the hash of its machine and path.
+pub type SourceKey = u64;
+
+/// The key of a source.
+pub fn source_key(hash: HashAlgorithm, host: &[u8], path: &[u8]) -> SourceKey {
+    let mut key = [0; 8];
+    key.copy_from_slice(&hash.hash(&[host, b"\0", path].concat()).as_bytes()[..8]);
+    SourceKey::from_be_bytes(key)
+}
+
+/// The change cache of a source whose last snapshot has this root tree: `cache/seen-SOURCE-TREE`.
+pub fn seen_path(source: SourceKey, tree: TreeId) -> String {
+    format!("{CACHE}/{SEEN}{source:016x}-{}", tree.object())
+}
+
+/// Reads the name of a change cache in `cache`.
+pub fn parse_seen(name: &str) -> Option<(SourceKey, TreeId)> {
+    let (source, tree) = name.strip_prefix(SEEN)?.split_once('-')?;
+    let key = SourceKey::from_str_radix(source, 16).ok()?;
+    (format!("{key:016x}") == source).then_some((key, TreeId(tree.parse().ok()?)))
+}
 
 /// The directories of a repository.
 pub const DIRS: [&str; 5] = [SNAPSHOTS, OBJECTS, PACKS, TMP, CACHE];

@@ -73,6 +73,10 @@ fn a_quick_check_sees_what_is_missing_and_reads_no_content() {
     assert_eq!(names(&check(&world, &["--quick"], 4)).len(), 30);
     fs::write(&pack, &whole).unwrap();
     check(&world, &["--quick"], 0);
+    // What was found is remembered until it is read again.
+    assert_eq!(fs::read_to_string(world.path("repo/cache/damaged")).unwrap().lines().count(), 30);
+    check(&world, &[], 0);
+    assert!(!world.path("repo/cache/damaged").exists());
 
     // A loose blob that is gone, and a tree that is damaged: trees are read.
     let loose = world.objects("repo");
@@ -81,6 +85,7 @@ fn a_quick_check_sees_what_is_missing_and_reads_no_content() {
     fs::remove_file(blob.1).unwrap();
     assert_eq!(names(&check(&world, &["--quick"], 4)), [blob.0]);
     fs::write(blob.1, kept).unwrap();
+    check(&world, &[], 0);
     let trees = packs(&world, "trees").remove(0);
     damage_byte(&trees, 100);
     let report = check(&world, &["--quick"], 4);

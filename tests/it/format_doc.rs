@@ -101,10 +101,14 @@ fn take_example(dir: &Path, writing: WriterOptions) -> (Arc<LocalBackend>, Snaps
         clock: || "2024-09-01T12:35:22Z".parse().unwrap(),
         utc_offset: 7200,
         allow_empty: false,
+        detection: snapshot::ChangeDetection::default(),
         writing,
         threads: NonZero::<usize>::MIN,
     };
     let taken = snapshot::snapshot(&shared, &options, &session()).unwrap().snapshot;
+    // It depends on where and when the source was made.
+    fs::remove_dir_all(dir.join("repo/cache")).unwrap();
+    fs::create_dir(dir.join("repo/cache")).unwrap();
     (backend, taken)
 }
 

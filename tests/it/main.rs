@@ -1,6 +1,7 @@
 //! The tests of behaviour: from the command line and at the library's seams. One program, so that it links once.
 
 mod backend_conformance;
+mod changes;
 mod cli;
 mod extents;
 mod format_doc;

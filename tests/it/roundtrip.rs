@@ -17,7 +17,7 @@ use backuptool::object::{ChunkSizes, Content as Stored, EntryKind, HashAlgorithm
 use backuptool::ops::address::Address;
 use backuptool::ops::check::CheckOptions;
 use backuptool::ops::restore::{RestoreOptions, restore};
-use backuptool::ops::snapshot::{SnapshotOptions, snapshot};
+use backuptool::ops::snapshot::{ChangeDetection, SnapshotOptions, snapshot};
 use backuptool::ops::{check, list, pack, prune};
 use backuptool::progress::{Interruption, Silent};
 use backuptool::repo::{self, InitOptions, Session, SharedRepository, WriterOptions};
@@ -185,6 +185,7 @@ impl Bench {
             clock: Timestamp::now,
             utc_offset: 0,
             allow_empty: true,
+            detection: ChangeDetection::default(),
             writing: self.writing,
             threads: THREADS,
         };

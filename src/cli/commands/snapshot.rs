@@ -41,6 +41,7 @@ pub(super) fn snapshot(global: &Global, args: &Snapshot) -> Result<ExitCode> {
         clock: environment::now,
         utc_offset: environment::time_zone().to_offset(session.start).seconds(),
         allow_empty: args.allow_empty,
+        detection: (&args.detection).into(),
         writing: WriterOptions { sync: args.fsync.into(), loose_limit: args.loose_limit, ..WriterOptions::default() },
         threads: global.threads(),
     };
@@ -71,6 +72,7 @@ fn snapshot_text(report: &SnapshotReport) -> String {
             text.push_str(&format!("{}: {what}\n", count(number, noun)));
         }
     };
+    remark(report.unchanged, "file", "unchanged, not read");
     remark(report.special, "socket, FIFO or device file", "not stored");
     remark(changed.count, "file", "changed each time it was read; the last reading is stored");
     remark(report.replaced, "damaged object", "stored again");
@@ -91,6 +93,7 @@ fn snapshot_json(report: &SnapshotReport) -> serde_json::Value {
         "added_objects": snapshot.added.objects,
         "added_bytes": snapshot.added.bytes,
         "added_stored": snapshot.added.stored,
+        "unchanged": report.unchanged,
         "special": report.special,
         "changed": snapshot.changed.count,
         "incomplete": snapshot.incomplete.count,

@@ -179,7 +179,7 @@ pub fn check(repo: &SharedRepository, options: &CheckOptions, session: &Session<
     // What an interruption kept from being read is among the damaged now: that is no report, and is not recorded.
     repo.go_on()?;
     let forgotten = if contents.index_misleads { repo.forget_index() } else { Ok(()) };
-    let to_record = damaged_in_packs(&contents, &report.damaged, &damaged::read(repo.backend())?);
+    let to_record = to_store_again(&contents, &report.damaged, &damaged::read(repo.backend())?);
     report.not_recorded = repo.record_damaged(session, &to_record).and(forgotten).err();
     report.damaged_packs = contents.damaged_packs;
     verified.note(&contents.whole_packs, session.start);
@@ -191,15 +191,17 @@ pub fn check(repo: &SharedRepository, options: &CheckOptions, session: &Session<
     Ok(report)
 }
 
-/// The objects that a snapshot must not rely on. What was found before counts as long as it was not read again.
-fn damaged_in_packs(
+/// The objects that a snapshot must not rely on: what is damaged or missing now, and what was found so before and was not
+/// read again.
+fn to_store_again(
     contents: &Contents,
     damaged: &BTreeMap<ObjectId, Damage>,
     before: &HashSet<ObjectId>,
 ) -> Vec<ObjectId> {
     let is_unread = |id: &&ObjectId| matches!(contents.objects.get(id), Some(Stored::Unread(_)));
-    let unread = damaged.keys().chain(before).filter(is_unread);
-    let mut all: Vec<ObjectId> = contents.damaged_in_packs.iter().chain(unread).copied().collect();
+    let unread = before.iter().filter(is_unread);
+    let mut all: Vec<ObjectId> =
+        contents.damaged_in_packs.iter().chain(damaged.keys()).chain(unread).copied().collect();
     all.sort_unstable();
     all.dedup();
     all

@@ -12,13 +12,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crossbeam_channel::{Receiver, bounded};
 use rayon::Scope;
 
+use super::compare::{Compare, KnownDir, KnownFile, mark_of};
 use super::read::{Outcome, Reader, store_file};
 use super::walk::{Event, FileToRead, Walk};
 use crate::error::{Error, Result};
-use crate::object::{Chunker, Counts, Entry, EntryKind, HashAlgorithm, Name, TreeBuilder, TreeId};
+use crate::object::{Chunker, Content, Counts, Entry, EntryKind, HashAlgorithm, Name, TreeBuilder, TreeId};
 use crate::ops::parallel::Handles;
 use crate::progress::Progress;
-use crate::repo::{Appender, FRAME_CONTENT, ObjectWriter};
+use crate::repo::{Appender, FRAME_CONTENT, ObjectWriter, SeenWriter};
 
 /// A group ends when it has so many files,
 const GROUP_FILES: usize = 1024;
@@ -39,18 +40,27 @@ pub(super) trait Notes {
     fn changed(&mut self, file: &FileToRead);
 }
 
+/// What the last snapshot of the source saw, and what this one sees.
+pub(super) struct History<'r> {
+    pub(super) compare: Compare,
+    pub(super) seen: SeenWriter<'r>,
+}
+
 /// The finished trees.
 pub(super) struct Assembled {
     pub(super) tree: TreeId,
     pub(super) counts: Counts,
     /// Sockets, FIFOs and devices that were met.
     pub(super) special: u64,
+    /// Files that are as they were, and were not read.
+    pub(super) unchanged: u64,
 }
 
-/// Walks the source, stores everything, and builds the trees.
-pub(super) fn assemble(
+/// Walks the source, stores everything that is not as it was, builds the trees, and writes down what is seen.
+pub(super) fn assemble<'r>(
     walk: Walk,
-    writer: &ObjectWriter<'_>,
+    history: &mut History<'r>,
+    writer: &ObjectWriter<'r>,
     threads: &rayon::ThreadPool,
     handles: Handles,
     notes: &mut dyn Notes,
@@ -63,7 +73,8 @@ pub(super) fn assemble(
         stop: AtomicBool::new(false),
     };
     threads.in_place_scope(|scope| {
-        let result = run(walk, &workers, scope, handles, notes);
+        let trees = Trees::new(writer, &mut history.seen, notes);
+        let result = run(walk, &mut history.compare, &workers, scope, handles, trees);
         // What is still queued need not be done if the run has failed.
         workers.stop.store(true, Ordering::Relaxed);
         result
@@ -147,16 +158,20 @@ impl Workers<'_> {
 
 fn run<'s>(
     walk: Walk,
+    compare: &mut Compare,
     workers: &'s Workers<'_>,
     scope: &Scope<'s>,
     handles: Handles,
-    notes: &mut dyn Notes,
+    mut trees: Trees<'_, '_>,
 ) -> Result<Assembled> {
     let mut sent: VecDeque<SentGroup> = VecDeque::new();
     let mut group = Group::default();
-    let mut trees = Trees::new(workers.writer, notes);
     for event in walk {
         workers.writer.repo().go_on()?;
+        let event = compare.event(event);
+        if let Event::Known(file) = &event {
+            workers.progress.advance(1, file.mark.size);
+        }
         group.push(event);
         if group.is_full(handles) {
             sent.push_back(mem::take(&mut group).send(workers, scope));
@@ -171,25 +186,66 @@ fn run<'s>(
     for group in sent {
         trees.replay(group)?;
     }
-    trees.finish()
+    trees.finish(compare.end())
 }
 
 /// The trees of the directories that are open, the innermost last.
 struct Trees<'a, 'r> {
-    hash: HashAlgorithm,
     objects: Appender<'a, 'r>,
+    seen: &'a mut SeenWriter<'r>,
     notes: &'a mut dyn Notes,
-    top: TreeBuilder,
-    open: Vec<(Name, TreeBuilder)>,
+    top: OpenTree,
+    open: Vec<(Name, OpenTree)>,
     counts: Counts,
     special: u64,
+    unchanged: u64,
+}
+
+/// So many entries wait until it is known whether their directory is as it was.
+const MOST_WAITING: usize = 4096;
+
+/// The tree of an open directory. As long as everything in the directory may be as it was, its entries wait: if it is, they
+/// need not be encoded.
+struct OpenTree {
+    builder: TreeBuilder,
+    waiting: Vec<Entry>,
+    /// Whether entries went to the builder.
+    is_begun: bool,
+}
+
+impl OpenTree {
+    fn new(hash: HashAlgorithm) -> Self {
+        Self { builder: TreeBuilder::new(hash), waiting: Vec::new(), is_begun: false }
+    }
+
+    fn add(&mut self, entry: Entry, objects: &mut Appender<'_, '_>) -> Result<()> {
+        self.waiting.push(entry);
+        if self.waiting.len() >= MOST_WAITING { self.encode(objects) } else { Ok(()) }
+    }
+
+    fn encode(&mut self, objects: &mut Appender<'_, '_>) -> Result<()> {
+        self.is_begun = true;
+        let builder = &mut self.builder;
+        self.waiting.drain(..).try_for_each(|entry| builder.push(entry, &mut |piece| objects.store_tree(piece)))
+    }
+
+    /// The tree and its size. What is known is taken, unless that would be no less work.
+    fn finish(mut self, known: Option<KnownDir>, objects: &mut Appender<'_, '_>) -> Result<(TreeId, u64)> {
+        match known {
+            Some(KnownDir { tree, size }) if !self.is_begun => Ok((tree, size)),
+            _ => {
+                self.encode(objects)?;
+                self.builder.finish(&mut |piece| objects.store_tree(piece))
+            }
+        }
+    }
 }
 
 impl<'a, 'r> Trees<'a, 'r> {
-    fn new(writer: &'a ObjectWriter<'r>, notes: &'a mut dyn Notes) -> Self {
+    fn new(writer: &'a ObjectWriter<'r>, seen: &'a mut SeenWriter<'r>, notes: &'a mut dyn Notes) -> Self {
         let (hash, objects) = (writer.repo().hash(), writer.trees());
-        let top = TreeBuilder::new(hash);
-        Self { hash, objects, notes, top, open: Vec::new(), counts: Counts::default(), special: 0 }
+        let top = OpenTree::new(hash);
+        Self { objects, seen, notes, top, open: Vec::new(), counts: Counts::default(), special: 0, unchanged: 0 }
     }
 
     fn replay(&mut self, group: SentGroup) -> Result<()> {
@@ -200,13 +256,22 @@ impl<'a, 'r> Trees<'a, 'r> {
         let mut outcomes = outcomes.into_iter();
         for event in group.events {
             match event {
-                Event::Enter(name) => self.open.push((name, TreeBuilder::new(self.hash))),
-                Event::Leave => self.leave()?,
+                Event::Enter(name) => {
+                    self.seen.dir(&name);
+                    self.open.push((name, OpenTree::new(self.objects.writer().repo().hash())));
+                }
+                Event::Leave(known) => self.leave(known)?,
+                Event::Known(KnownFile { name, mark, content }) => {
+                    self.seen.file(&name, &mark, content);
+                    self.unchanged += 1;
+                    self.add_content(name, mark.size, content)?;
+                }
                 Event::File(file) => {
                     let outcome = outcomes.next().ok_or_else(lost_worker)?;
                     self.add_file(file, outcome)?;
                 }
                 Event::Symlink(name, target) => {
+                    self.seen.symlink(&name, &target);
                     self.counts.symlinks += 1;
                     self.add(Entry { name, kind: EntryKind::Symlink { target } })?;
                 }
@@ -220,13 +285,14 @@ impl<'a, 'r> Trees<'a, 'r> {
 
     fn add_file(&mut self, file: FileToRead, outcome: Outcome) -> Result<()> {
         match outcome {
-            Outcome::Stored { size, content, changed } => {
+            Outcome::Stored { size, content, stat, changed } => {
                 if changed {
                     self.notes.changed(&file);
+                } else if stat.size == size {
+                    // A pseudo-file, which claims to be empty, is read each time.
+                    self.seen.read_file(&file.name, &mark_of(&stat), content);
                 }
-                self.counts.files += 1;
-                self.counts.bytes += size;
-                self.add(Entry { name: file.name, kind: EntryKind::File { size, content } })
+                self.add_content(file.name, size, content)
             }
             Outcome::Failed(error) => {
                 self.notes.failed(error);
@@ -235,21 +301,28 @@ impl<'a, 'r> Trees<'a, 'r> {
         }
     }
 
-    fn add(&mut self, entry: Entry) -> Result<()> {
-        let builder = self.open.last_mut().map_or(&mut self.top, |(_, builder)| builder);
-        builder.push(entry, &mut |piece| self.objects.store_tree(piece))
+    fn add_content(&mut self, name: Name, size: u64, content: Content) -> Result<()> {
+        self.counts.files += 1;
+        self.counts.bytes += size;
+        self.add(Entry { name, kind: EntryKind::File { size, content } })
     }
 
-    fn leave(&mut self) -> Result<()> {
-        let Some((name, builder)) = self.open.pop() else { return Ok(()) };
-        let (tree, size) = builder.finish(&mut |piece| self.objects.store_tree(piece))?;
+    fn add(&mut self, entry: Entry) -> Result<()> {
+        self.open.last_mut().map_or(&mut self.top, |(_, open)| open).add(entry, &mut self.objects)
+    }
+
+    fn leave(&mut self, known: Option<KnownDir>) -> Result<()> {
+        let Some((name, open)) = self.open.pop() else { return Ok(()) };
+        let (tree, size) = open.finish(known, &mut self.objects)?;
+        self.seen.end(tree, size);
         self.counts.dirs += 1;
         self.add(Entry { name, kind: EntryKind::Dir { size, tree } })
     }
 
-    fn finish(mut self) -> Result<Assembled> {
-        let (tree, _size) = self.top.finish(&mut |piece| self.objects.store_tree(piece))?;
-        Ok(Assembled { tree, counts: self.counts, special: self.special })
+    fn finish(mut self, known: Option<KnownDir>) -> Result<Assembled> {
+        let (tree, size) = self.top.finish(known, &mut self.objects)?;
+        self.seen.end(tree, size);
+        Ok(Assembled { tree, counts: self.counts, special: self.special, unchanged: self.unchanged })
     }
 }
 

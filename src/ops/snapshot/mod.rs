@@ -5,6 +5,7 @@
 //! the next run.
 
 mod assemble;
+mod compare;
 mod read;
 mod walk;
 
@@ -15,7 +16,9 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use self::assemble::{Assembled, Notes};
+use self::assemble::{Assembled, History, Notes};
+pub use self::compare::ChangeDetection;
+use self::compare::Compare;
 use self::walk::{FileToRead, Walk};
 use super::parallel;
 use crate::error::{Error, Result};
@@ -25,7 +28,7 @@ use crate::object::{
 };
 use crate::progress::{Progress, Warning, WarningReason};
 pub use crate::repo::WriterOptions;
-use crate::repo::{ObjectWriter, Repository, Session, SharedRepository};
+use crate::repo::{ObjectWriter, Repository, Session, SharedRepository, SourceId};
 pub use crate::store::batch::SyncMethod;
 
 /// What to take, and what is recorded with it.
@@ -41,6 +44,8 @@ pub struct SnapshotOptions<'a> {
     pub utc_offset: i32,
     /// Whether an empty source is taken although its last snapshot was not empty.
     pub allow_empty: bool,
+    /// What counts as a change since the last snapshot.
+    pub detection: ChangeDetection,
     /// How objects are written.
     pub writing: WriterOptions,
     /// How many threads read and compress.
@@ -52,6 +57,8 @@ pub struct SnapshotOptions<'a> {
 pub struct SnapshotReport {
     /// The snapshot as it was written.
     pub snapshot: Snapshot,
+    /// Files that were not read, since they are as the last snapshot saw them.
+    pub unchanged: u64,
     /// Sockets, FIFOs and devices that were met and not stored.
     pub special: u64,
     /// Damaged objects that were met again and stored anew.
@@ -80,17 +87,25 @@ pub fn snapshot(
     let threads = parallel::pool(options.threads)?;
     let writer = repo.writer(session, options.writing)?;
     let mut notes = PathCollector::new(options.source, session.progress);
-    let Assembled { tree, counts, special } =
-        assemble::assemble(walk, &writer, &threads, handles, &mut notes, session.progress)?;
+    let top = walk.top()?;
+    let host = session.host.clone().into_bytes();
+    let path = options.source.as_os_str().as_bytes().to_vec();
+    let source = SourceId { host: host.clone(), path: path.clone(), top: (top.device(), top.inode()) };
+    let last = if options.detection.rescan { None } else { repo.seen(&source)? };
+    let compare = Compare::begin(last, options.detection);
+    let seen = writer.seen(&source, start, options.detection.ignore_ctime);
+    let mut history = History { compare, seen };
+    let Assembled { tree, counts, special, unchanged } =
+        assemble::assemble(walk, &mut history, &writer, &threads, handles, &mut notes, session.progress)?;
     let (incomplete, changed) = (notes.incomplete.finish(&writer)?, notes.changed.finish(&writer)?);
     let snapshot = Snapshot {
         number: 0,
         start,
         end: (options.clock)(),
         utc_offset: options.utc_offset,
-        host: session.host.clone().into_bytes(),
+        host,
         user: options.user.to_vec(),
-        source: options.source.as_os_str().as_bytes().to_vec(),
+        source: path,
         options: Vec::new(),
         tool: concat!("backuptool ", env!("CARGO_PKG_VERSION")).to_string(),
         tree,
@@ -101,8 +116,8 @@ pub fn snapshot(
     };
     refuse_nothing(repo, &snapshot, options)?;
     let replaced = writer.replaced();
-    let snapshot = writer.commit(snapshot)?;
-    Ok(SnapshotReport { snapshot, special, replaced, elapsed: begun.elapsed() })
+    let snapshot = writer.commit(snapshot, history.seen, history.compare.into_last().as_ref())?;
+    Ok(SnapshotReport { snapshot, unchanged, special, replaced, elapsed: begun.elapsed() })
 }
 
 fn refuse_repository_as_source(source: &Path, repository: Option<Identity>) -> Result<()> {

@@ -30,6 +30,8 @@ pub(super) enum Outcome {
     Stored {
         size: u64,
         content: Content,
+        /// How it looked when the reading that is stored began.
+        stat: Stat,
         /// Whether it changed each time it was read.
         changed: bool,
     },
@@ -90,8 +92,8 @@ pub(super) fn store_file(blobs: &mut Appender<'_, '_>, reader: &Reader, file: &F
     loop {
         match read_once(blobs, reader, file, attempt == 1) {
             Ok(reading) if reading.unchanged || attempt == ATTEMPTS => {
-                let Reading { size, content, unchanged } = reading;
-                return Ok(Outcome::Stored { size, content, changed: !unchanged });
+                let Reading { size, content, stat, unchanged } = reading;
+                return Ok(Outcome::Stored { size, content, stat, changed: !unchanged });
             }
             Ok(_) => attempt += 1,
             Err(Failure::Source(error)) => return Ok(Outcome::Failed(error)),
@@ -103,6 +105,7 @@ pub(super) fn store_file(blobs: &mut Appender<'_, '_>, reader: &Reader, file: &F
 struct Reading {
     size: u64,
     content: Content,
+    stat: Stat,
     unchanged: bool,
 }
 
@@ -126,7 +129,8 @@ fn read_once(
         return Err(Failure::Source(Error::io("read the file", file.dir.path_of(&file.name), error)));
     }
     // A pseudo-file claims to be empty, before and after, whatever it holds.
-    Ok(Reading { size, content, unchanged: before == after && (size == after.size || after.size == 0) })
+    let unchanged = before == after && (size == after.size || after.size == 0);
+    Ok(Reading { size, content, stat: before, unchanged })
 }
 
 fn read_content(

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::vec;
 
+use super::compare::{KnownDir, KnownFile};
 use crate::error::{Error, Result};
 use crate::fs::{Identity, SourceDir, SourceEntry, SourceKind, Stat};
 use crate::object::Name;
@@ -18,10 +19,12 @@ use crate::ops::parallel::too_deep;
 pub(super) enum Event {
     /// A directory begins.
     Enter(Name),
-    /// The directory that was entered last, and not left, ends.
-    Leave,
+    /// The directory that was entered last, and not left, ends; it may be known to be as it was.
+    Leave(Option<KnownDir>),
     /// A regular file.
     File(FileToRead),
+    /// A regular file that is as it was.
+    Known(KnownFile),
     /// A symbolic link and its target.
     Symlink(Name, Vec<u8>),
     /// A socket, FIFO or device: not stored.
@@ -48,6 +51,7 @@ struct OpenDir {
 /// A walk in progress.
 pub(super) struct Walk {
     stack: Vec<OpenDir>,
+    top: Arc<SourceDir>,
     repository: Option<Identity>,
     deepest: usize,
 }
@@ -58,7 +62,13 @@ impl Walk {
     pub(super) fn begin(source: &Path, repository: Option<Identity>, deepest: usize) -> Result<Self> {
         let dir = SourceDir::open(source)?;
         let entries = dir.list()?.entries.into_iter();
-        Ok(Self { stack: vec![OpenDir { dir: Arc::new(dir), entries }], repository, deepest })
+        let top = Arc::new(dir);
+        Ok(Self { stack: vec![OpenDir { dir: Arc::clone(&top), entries }], top, repository, deepest })
+    }
+
+    /// What the top directory is, whatever its path.
+    pub(super) fn top(&self) -> Result<Identity> {
+        self.top.identity()
     }
 
     fn enter(&mut self, parent: &SourceDir, name: Name) -> Event {
@@ -109,7 +119,7 @@ impl Iterator for Walk {
         let Some(SourceEntry { name, kind }) = open.entries.next() else {
             self.stack.pop();
             // The top ends with the walk.
-            return (!self.stack.is_empty()).then_some(Event::Leave);
+            return (!self.stack.is_empty()).then_some(Event::Leave(None));
         };
         let dir = Arc::clone(&open.dir);
         if kind != SourceKind::File {

@@ -12,7 +12,7 @@ use backuptool::ops::check::{self, CheckOptions, CheckReport};
 use backuptool::ops::pack::{self, PackPlan, PackReport};
 use backuptool::ops::prune::{self, PrunePlan, PruneReport};
 use backuptool::ops::restore::{self, RestoreOptions, RestoreReport};
-use backuptool::ops::snapshot::{self, SnapshotOptions, SnapshotReport, WriterOptions};
+use backuptool::ops::snapshot::{self, ChangeDetection, SnapshotOptions, SnapshotReport, WriterOptions};
 use backuptool::progress::{Interruption, Silent};
 use backuptool::repo::{self, ChunkAt, InitOptions, Repository, Session, SharedRepository};
 use backuptool::store::Backend;
@@ -21,7 +21,7 @@ use jiff::Timestamp;
 
 use super::model::{Model, Node};
 
-const ONE: NonZero<usize> = NonZero::<usize>::MIN;
+pub(crate) const ONE: NonZero<usize> = NonZero::<usize>::MIN;
 
 fn clock() -> Timestamp {
     Timestamp::UNIX_EPOCH
@@ -70,8 +70,16 @@ pub(crate) fn take_in(
     source: &Path,
     writing: WriterOptions,
 ) -> Result<SnapshotReport> {
-    let options =
-        SnapshotOptions { source, user: b"user", clock, utc_offset: 0, allow_empty: false, writing, threads: ONE };
+    let options = SnapshotOptions {
+        source,
+        user: b"user",
+        clock,
+        utc_offset: 0,
+        allow_empty: false,
+        detection: ChangeDetection::default(),
+        writing,
+        threads: ONE,
+    };
     snapshot::snapshot(&open_in(session, backend)?, &options, session)
 }
 

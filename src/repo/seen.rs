@@ -1,0 +1,510 @@
+//! The change cache: what a snapshot saw, so that the next one need not read again what is as it was.
+//!
+//! A file `cache/seen-SOURCE-TREE` holds one record for each directory, file and symbolic link of a snapshot, in the
+//! order of the walk: of a file its size, times and inode beside where its content is stored, and at the end of each
+//! directory the tree that it became. The next snapshot of the source reads it from beginning to end beside its walk,
+//! in bounded memory. (The idea is that of git's index and of the files cache of borg; the walk order makes it a merge.)
+//!
+//! # Why it never makes a snapshot wrong
+//!
+//! - What it names is stored. A file is opened only if a ref with its root tree is there ([`Repository::seen`]), the
+//!   shared lock is held until the new ref is published, and everything that a ref needs is stored as long as the ref is.
+//!   While objects are known to be damaged no such file is used: what is damaged would not be met and stored again.
+//! - What it says is what was written: each block is read only if its hash is right, which covers the hash of the block
+//!   before it, and so the beginning of the file, which says of which source it is. What is cut short, damaged or of
+//!   another version is as good as not there from that point on.
+//! - A file that has changed is not taken for unchanged: its size, both times and its inode must be what they were, and
+//!   the times must have been *settled* then, that is older by [`UNSETTLED_SECONDS`] than the clock when that snapshot
+//!   began. A change after the file was read gives it a time that is not, as long as the clock that makes the times and
+//!   the one that was read agree that well. As a guard where they do not (a server's clock is behind), what has the very
+//!   newest time of all is not settled either. (That git's index is racy without such a rule is known: see
+//!   `racy-git` in its documentation.)
+//!
+//! Like everything in `cache` it can be deleted. It is not synced: a crash may leave it cut short.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::Repository;
+use crate::error::Result;
+use crate::object::{BlobId, Content, HashAlgorithm, ID_LEN, ListId, Name, ObjectId, TreeId};
+use crate::store::staging::Staging;
+use crate::store::{Backend, EntryKind, StagedFile, StoredFile, damaged, layout, remove_if_there};
+
+/// Times that are less than so much older than the beginning of a snapshot may be met again: some file systems count in
+/// steps of two seconds.
+pub const UNSETTLED_SECONDS: i64 = 2;
+
+/// A source: the same directory of the same machine, as far as can be said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceId {
+    /// The machine.
+    pub host: Vec<u8>,
+    /// The path.
+    pub path: Vec<u8>,
+    /// The device and the inode of the top directory: a source that was moved is still the same.
+    pub top: (u64, u64),
+}
+
+/// Seconds since 1970, and nanoseconds.
+pub type Moment = (i64, i64);
+
+/// What is compared to see whether a file is as it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileMark {
+    /// Its length in bytes.
+    pub size: u64,
+    /// When its content changed.
+    pub modified: Moment,
+    /// When anything of it changed, as the system says.
+    pub changed: Moment,
+    /// Its inode.
+    pub inode: u64,
+}
+
+/// One record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Seen {
+    /// A directory begins: what follows is in it, up to its end.
+    Dir(Name),
+    /// A file.
+    File {
+        /// Its name.
+        name: Name,
+        /// What it looked like.
+        mark: FileMark,
+        /// Where its content is.
+        content: Content,
+    },
+    /// A symbolic link.
+    Symlink {
+        /// Its name.
+        name: Name,
+        /// Where it leads.
+        target: Vec<u8>,
+    },
+    /// The directory ends, or the whole source does.
+    End {
+        /// Its tree.
+        tree: TreeId,
+        /// The bytes of all files below it.
+        size: u64,
+    },
+}
+
+impl Seen {
+    /// The name of what begins here.
+    pub fn name(&self) -> Option<&Name> {
+        match self {
+            Self::Dir(name) | Self::File { name, .. } | Self::Symlink { name, .. } => Some(name),
+            Self::End { .. } => None,
+        }
+    }
+}
+
+const MAGIC: [u8; 8] = *b"BTseen\0\x01";
+/// A block ends when it has so many bytes.
+const BLOCK: usize = 128 << 10;
+/// No block is longer: a record is never as long as a block.
+const LONGEST_BLOCK: usize = 2 * BLOCK;
+/// The length of a block, and its hash.
+const BLOCK_HEAD: usize = 4 + ID_LEN;
+/// The magic number, the root tree, the newest time, and the hash of that.
+const FOOTER: usize = 8 + ID_LEN + 8 + 8 + ID_LEN;
+
+/// The hash of a block, or of the footer, behind the hash of what it follows.
+fn chained(hash: HashAlgorithm, before: &ObjectId, bytes: &[u8]) -> ObjectId {
+    let mut hasher = hash.hasher();
+    hasher.update(before.as_bytes());
+    hasher.update(bytes);
+    hasher.finish()
+}
+
+const NOTHING: ObjectId = ObjectId::from_bytes([0; ID_LEN]);
+
+/// Which times of a snapshot are settled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Settled {
+    /// In seconds: times before it are.
+    before: i64,
+    /// The newest time at which a file changed is not, whatever it is.
+    newest: Moment,
+}
+
+impl Settled {
+    fn covers(self, mark: &FileMark, ignores_changed: bool) -> bool {
+        let is_settled = |moment: Moment| moment.0 < self.before;
+        is_settled(mark.modified) && (ignores_changed || (is_settled(mark.changed) && mark.changed != self.newest))
+    }
+}
+
+// ---- reading
+
+/// What the last snapshot of a source saw, record by record. It ends early where the file is damaged.
+pub struct SeenReader {
+    file: Box<dyn StoredFile>,
+    hash: HashAlgorithm,
+    settled: Settled,
+    tree: TreeId,
+    is_own: bool,
+    block: Vec<u8>,
+    /// The next record in the block.
+    at: usize,
+    /// The next block in the file.
+    offset: u64,
+    last: ObjectId,
+}
+
+impl Repository {
+    /// What the last snapshot of a source saw, if that is known and can be relied on.
+    pub fn seen(&self, source: &SourceId) -> Result<Option<SeenReader>> {
+        if !damaged::read(self.backend())?.is_empty() {
+            return Ok(None);
+        }
+        let key = layout::source_key(self.hash(), &source.host, &source.path);
+        let mut files: Vec<_> = seen_files(self.backend())?;
+        // Its own first, then those of sources that may have been moved to where it is.
+        files.sort_by_key(|(of, _)| *of != key);
+        if files.is_empty() {
+            return Ok(None);
+        }
+        let mut opened = files.into_iter().filter_map(|(of, tree)| {
+            let path = layout::seen_path(of, tree);
+            let file = self.backend().open(&path).ok()?;
+            SeenReader::open(file, self.hash(), tree, source)
+        });
+        let candidates: Vec<SeenReader> = opened.by_ref().collect();
+        // Mostly the last snapshot is the one.
+        for number in self.refs()?.snapshots.into_iter().rev() {
+            let Ok(snapshot) = self.read_snapshot(number) else { continue };
+            if candidates.iter().any(|candidate| candidate.tree == snapshot.tree) {
+                return Ok(candidates.into_iter().find(|candidate| candidate.tree == snapshot.tree));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The sources and the trees of the files that are there.
+fn seen_files(backend: &dyn Backend) -> Result<Vec<(layout::SourceKey, TreeId)>> {
+    let entries = match backend.list(layout::CACHE) {
+        Err(error) if error.is_unreadable() => Vec::new(),
+        other => other?,
+    };
+    let files = entries.into_iter().filter(|entry| entry.kind == EntryKind::File);
+    Ok(files.filter_map(|entry| layout::parse_seen(&entry.name)).collect())
+}
+
+impl SeenReader {
+    /// Opens a file, if it is whole as far as its beginning and its end tell, and of this source.
+    fn open(file: Box<dyn StoredFile>, hash: HashAlgorithm, tree: TreeId, source: &SourceId) -> Option<Self> {
+        let end = file.length().checked_sub(FOOTER as u64)?;
+        let mut footer = [0; FOOTER];
+        if file.read_at(end, &mut footer).ok()? != FOOTER || footer[..8] != MAGIC {
+            return None;
+        }
+        let mut reader = Self {
+            file,
+            hash,
+            settled: Settled { before: 0, newest: (0, 0) },
+            tree,
+            is_own: false,
+            block: Vec::new(),
+            at: 0,
+            offset: 0,
+            last: NOTHING,
+        };
+        reader.next_block()?;
+        let (facts, check) = footer.split_at(FOOTER - ID_LEN);
+        if chained(hash, &reader.last, facts).as_bytes() != check {
+            return None;
+        }
+        let mut facts = Record(&facts[8..]);
+        if facts.id()? != tree.object() {
+            return None;
+        }
+        reader.settled.newest = (facts.i64()?, facts.i64()?);
+        let mut head = Record(&reader.block);
+        reader.settled.before = head.i64()?;
+        let top = (head.u64()?, head.u64()?);
+        let (host, path) = (head.bytes()?, head.bytes()?);
+        reader.is_own = (host, path) == (&source.host, &source.path);
+        let is_same = host == source.host && (reader.is_own || top == source.top);
+        reader.at = reader.block.len();
+        is_same.then_some(reader)
+    }
+
+    /// Whether a file that looks as it looked then is the same file.
+    pub fn is_settled(&self, mark: &FileMark, ignores_changed: bool) -> bool {
+        self.settled.covers(mark, ignores_changed)
+    }
+
+    fn next_block(&mut self) -> Option<()> {
+        let mut head = [0; BLOCK_HEAD];
+        if self.file.read_at(self.offset, &mut head).ok()? != BLOCK_HEAD {
+            return None;
+        }
+        let length = u32::from_le_bytes(head[..4].try_into().ok()?) as usize;
+        let after = self.offset + (BLOCK_HEAD + length) as u64;
+        if length > LONGEST_BLOCK || after > self.file.length() - FOOTER as u64 {
+            return None;
+        }
+        self.block.resize(length, 0);
+        if self.file.read_at(self.offset + BLOCK_HEAD as u64, &mut self.block).ok()? != length {
+            return None;
+        }
+        let check = chained(self.hash, &self.last, &self.block);
+        if check.as_bytes() != &head[4..] {
+            return None;
+        }
+        (self.last, self.offset, self.at) = (check, after, 0);
+        Some(())
+    }
+}
+
+impl Iterator for SeenReader {
+    type Item = Seen;
+
+    fn next(&mut self) -> Option<Seen> {
+        while self.at == self.block.len() {
+            self.next_block()?;
+        }
+        let mut record = Record(&self.block[self.at..]);
+        let seen = record.seen()?;
+        self.at = self.block.len() - record.0.len();
+        Some(seen)
+    }
+}
+
+/// The bytes of a block that are still to be read.
+struct Record<'b>(&'b [u8]);
+
+impl<'b> Record<'b> {
+    fn take(&mut self, length: usize) -> Option<&'b [u8]> {
+        let (taken, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.take(N)?.try_into().ok()
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        Some(u64::from_le_bytes(self.array()?))
+    }
+
+    fn i64(&mut self) -> Option<i64> {
+        Some(i64::from_le_bytes(self.array()?))
+    }
+
+    fn id(&mut self) -> Option<ObjectId> {
+        Some(ObjectId::from_bytes(self.array()?))
+    }
+
+    fn bytes(&mut self) -> Option<&'b [u8]> {
+        let length = u32::from_le_bytes(self.array()?);
+        self.take(length as usize)
+    }
+
+    fn name(&mut self) -> Option<Name> {
+        Name::new(self.bytes()?).ok()
+    }
+
+    fn seen(&mut self) -> Option<Seen> {
+        match self.array()? {
+            [Tag::DIR] => Some(Seen::Dir(self.name()?)),
+            [Tag::FILE] => {
+                let name = self.name()?;
+                let (size, inode) = (self.u64()?, self.u64()?);
+                let (modified, changed) = ((self.i64()?, self.i64()?), (self.i64()?, self.i64()?));
+                let content = match (self.array()?, self.id()?) {
+                    ([0], id) => Content::Blob(BlobId(id)),
+                    ([depth], id) => Content::Chunks { list: ListId(id), depth },
+                };
+                Some(Seen::File { name, mark: FileMark { size, modified, changed, inode }, content })
+            }
+            [Tag::SYMLINK] => Some(Seen::Symlink { name: self.name()?, target: self.bytes()?.to_vec() }),
+            [Tag::END] => Some(Seen::End { tree: TreeId(self.id()?), size: self.u64()? }),
+            _ => None,
+        }
+    }
+}
+
+/// The first byte of a record.
+struct Tag;
+
+impl Tag {
+    const DIR: u8 = 1;
+    const FILE: u8 = 2;
+    const SYMLINK: u8 = 3;
+    const END: u8 = 4;
+}
+
+// ---- writing
+
+/// Writes down what a snapshot sees. A failure is none of the snapshot: there is no such file then.
+pub struct SeenWriter<'s> {
+    staging: Arc<Staging<'s>>,
+    /// Nothing after a failure.
+    file: Option<Box<dyn StagedFile>>,
+    hash: HashAlgorithm,
+    key: layout::SourceKey,
+    settled: Settled,
+    ignores_changed: bool,
+    /// Files that were read.
+    read: u64,
+    /// Files that are not settled because they are too new, and because they are the newest.
+    too_new: u64,
+    newest: u64,
+    block: Vec<u8>,
+    first: Option<ObjectId>,
+    last: ObjectId,
+}
+
+const STAGED: &str = "seen";
+
+impl<'s> SeenWriter<'s> {
+    /// Begins to write down what a snapshot of `source` sees that begins at `start`. `ignores_changed` says whether that and
+    /// the next one ignore [`FileMark::changed`].
+    pub(super) fn begin(
+        staging: Arc<Staging<'s>>,
+        hash: HashAlgorithm,
+        source: &SourceId,
+        start: Timestamp,
+        ignores_changed: bool,
+    ) -> Self {
+        let before = start.as_second().saturating_sub(UNSETTLED_SECONDS);
+        let mut writer = Self {
+            file: staging.create(STAGED).ok(),
+            staging,
+            hash,
+            key: layout::source_key(hash, &source.host, &source.path),
+            settled: Settled { before, newest: (i64::MIN, 0) },
+            ignores_changed,
+            read: 0,
+            too_new: 0,
+            newest: 0,
+            block: Vec::with_capacity(BLOCK + BLOCK / 8),
+            first: None,
+            last: NOTHING,
+        };
+        for number in [before.to_le_bytes(), source.top.0.to_le_bytes(), source.top.1.to_le_bytes()] {
+            writer.block.extend_from_slice(&number);
+        }
+        writer.bytes(&source.host);
+        writer.bytes(&source.path);
+        writer.end_block();
+        writer
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        // What is too long for a block makes a block that no reader takes.
+        self.block.extend_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
+        self.block.extend_from_slice(bytes);
+    }
+
+    fn end_block(&mut self) {
+        let check = chained(self.hash, &self.last, &self.block);
+        let length = u32::try_from(self.block.len()).unwrap_or(u32::MAX);
+        let head = [&length.to_le_bytes()[..], check.as_bytes()].concat();
+        self.append(&head);
+        let block = std::mem::take(&mut self.block);
+        self.append(&block);
+        self.block = block;
+        self.block.clear();
+        self.last = check;
+        self.first.get_or_insert(check);
+    }
+
+    fn append(&mut self, bytes: &[u8]) {
+        if self.file.as_mut().is_some_and(|file| file.append(bytes).is_err()) {
+            self.file = None;
+        }
+    }
+
+    fn begin_record(&mut self, tag: u8) {
+        if self.block.len() >= BLOCK {
+            self.end_block();
+        }
+        self.block.push(tag);
+    }
+
+    /// A directory begins.
+    pub fn dir(&mut self, name: &Name) {
+        self.begin_record(Tag::DIR);
+        self.bytes(name.as_bytes());
+    }
+
+    /// A file was read.
+    pub fn read_file(&mut self, name: &Name, mark: &FileMark, content: Content) {
+        self.read += 1;
+        self.file(name, mark, content);
+    }
+
+    /// A file is as it was, or was read.
+    pub fn file(&mut self, name: &Name, mark: &FileMark, content: Content) {
+        if mark.changed > self.settled.newest {
+            self.settled.newest = mark.changed;
+            self.newest = 0;
+        }
+        let is_old = |moment: Moment| moment.0 < self.settled.before;
+        if !is_old(mark.modified) || !(self.ignores_changed || is_old(mark.changed)) {
+            self.too_new += 1;
+        } else if !self.ignores_changed && mark.changed == self.settled.newest {
+            self.newest += 1;
+        }
+        self.begin_record(Tag::FILE);
+        self.bytes(name.as_bytes());
+        let times = [mark.modified.0, mark.modified.1, mark.changed.0, mark.changed.1];
+        for number in [mark.size, mark.inode].map(u64::to_le_bytes).into_iter().chain(times.map(i64::to_le_bytes)) {
+            self.block.extend_from_slice(&number);
+        }
+        let (depth, id) = match content {
+            Content::Blob(blob) => (0, blob.object()),
+            Content::Chunks { list, depth } => (depth, list.object()),
+        };
+        self.block.push(depth);
+        self.block.extend_from_slice(id.as_bytes());
+    }
+
+    /// A symbolic link.
+    pub fn symlink(&mut self, name: &Name, target: &[u8]) {
+        self.begin_record(Tag::SYMLINK);
+        self.bytes(name.as_bytes());
+        self.bytes(target);
+    }
+
+    /// The directory, or the whole source, ends.
+    pub fn end(&mut self, tree: TreeId, size: u64) {
+        self.begin_record(Tag::END);
+        self.block.extend_from_slice(tree.object().as_bytes());
+        self.block.extend_from_slice(&size.to_le_bytes());
+    }
+
+    /// Replaces what the last snapshot of the source saw by this, unless that says as much: the tree is the same, and what
+    /// was read will be read again, since it is not settled. To be called when a ref with the tree is visible.
+    pub(super) fn publish(mut self, backend: &dyn Backend, tree: TreeId, last: Option<&SeenReader>) -> Result<()> {
+        let unsettled = self.too_new + self.newest;
+        if self.read <= unsettled && last.is_some_and(|last| last.is_own && last.tree == tree) {
+            return Ok(());
+        }
+        self.end_block();
+        let Settled { newest, .. } = self.settled;
+        let numbers = [newest.0.to_le_bytes(), newest.1.to_le_bytes()];
+        let facts = [&MAGIC[..], tree.object().as_bytes(), numbers.as_flattened()].concat();
+        let check = chained(self.hash, self.first.as_ref().unwrap_or(&NOTHING), &facts);
+        self.append(&facts);
+        self.append(check.as_bytes());
+        if self.file.take().is_none() {
+            return Ok(());
+        }
+        let old = seen_files(backend)?;
+        backend.replace(&self.staging.path(STAGED), &layout::seen_path(self.key, tree))?;
+        for (_, old) in old.into_iter().filter(|(key, old)| *key == self.key && *old != tree) {
+            remove_if_there(backend, &layout::seen_path(self.key, old))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,541 @@
+//! What a snapshot takes for unchanged and does not read again: each thing that it looks at by itself, times that cannot
+//! be told apart, caches that are damaged, foreign or out of date, and random edits against what the source really was.
+
+use std::fs::{self, File, FileTimes, OpenOptions};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use backuptool::object::HashAlgorithm;
+use backuptool::ops::check::{self, CheckOptions};
+use backuptool::ops::prune;
+use backuptool::ops::snapshot::{ChangeDetection, SnapshotOptions, SnapshotReport, snapshot};
+use backuptool::repo::{self, InitOptions, SharedRepository, WriterOptions};
+use backuptool::store::LocalBackend;
+use jiff::{SignedDuration, Timestamp};
+use tempfile::TempDir;
+
+use crate::support::cli::{self, Node, Tree, noise, overwrite, read_tree, scratch};
+use crate::support::repos::{ONE, restore, session};
+
+/// A clock for which every file of a test is old.
+fn later() -> Timestamp {
+    Timestamp::now() + SignedDuration::from_secs(60)
+}
+
+const READS_ALL: ChangeDetection = ChangeDetection { rescan: true, ignore_ctime: false, ignore_inode: false };
+const BY_MTIME: ChangeDetection = ChangeDetection { rescan: false, ignore_ctime: true, ignore_inode: true };
+
+struct Bench {
+    dir: TempDir,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let bench = Self { dir: scratch() };
+        bench.init("repo");
+        fs::create_dir(bench.source("")).unwrap();
+        bench
+    }
+
+    fn init(&self, name: &str) {
+        let backend = Arc::new(LocalBackend::make(&self.path(name)).unwrap());
+        repo::init(backend, &InitOptions { hash: HashAlgorithm::Blake3, ..InitOptions::default() }, &session())
+            .unwrap();
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn source(&self, name: &str) -> PathBuf {
+        self.path("src").join(name)
+    }
+
+    fn write(&self, name: &str, content: &[u8]) {
+        fs::create_dir_all(self.source(name).parent().unwrap()).unwrap();
+        fs::write(self.source(name), content).unwrap();
+    }
+
+    /// Files in two directories, and one that is newer than all others: that one is always read.
+    fn with_files() -> Self {
+        let bench = Self::new();
+        for number in 0..5_u64 {
+            bench.write(&format!("a/{number}"), &noise(number, 500));
+            bench.write(&format!("b/{number}"), &noise(10 + number, 500));
+        }
+        bench.write("b/large", &noise(20, 300_000));
+        symlink("a/1", bench.source("link")).unwrap();
+        bench.settle();
+        bench
+    }
+
+    /// Makes all other files older than the newest one.
+    fn settle(&self) {
+        // The clock that makes the times goes in steps.
+        thread::sleep(Duration::from_millis(30));
+        self.write("newest", b"newest");
+    }
+
+    fn open(&self, repo: &str) -> SharedRepository {
+        SharedRepository::open(repo::local(&self.path(repo)).unwrap(), &session()).unwrap()
+    }
+
+    fn take_of(
+        &self,
+        repo: &str,
+        source: &Path,
+        clock: fn() -> Timestamp,
+        detection: ChangeDetection,
+    ) -> SnapshotReport {
+        let options = SnapshotOptions {
+            source,
+            user: b"user",
+            clock,
+            utc_offset: 0,
+            allow_empty: true,
+            detection,
+            writing: WriterOptions::default(),
+            threads: ONE,
+        };
+        let report = snapshot(&self.open(repo), &options, &session()).unwrap();
+        assert_eq!((report.snapshot.incomplete.count, report.snapshot.changed.count), (0, 0));
+        report
+    }
+
+    /// Takes a snapshot when all files are old, and sees that it is what the source is. Returns how many files were not read.
+    fn take(&self) -> u64 {
+        let report = self.take_of("repo", &self.source(""), later, ChangeDetection::default());
+        assert!(self.restored(report.snapshot.number) == read_tree(&self.source("")));
+        report.unchanged
+    }
+
+    /// How many files are read when all files are old.
+    fn read(&self) -> u64 {
+        let files = read_tree(&self.source("")).values().filter(|node| matches!(node, Node::File(_))).count();
+        files as u64 - self.take()
+    }
+
+    fn restored(&self, number: u64) -> Tree {
+        let out = self.path("out");
+        let backend = LocalBackend::open(&self.path("repo")).unwrap();
+        restore(backend, number, &out).unwrap();
+        let tree = read_tree(&out);
+        fs::remove_dir_all(out).unwrap();
+        tree
+    }
+
+    fn caches(&self) -> Vec<PathBuf> {
+        let Ok(entries) = fs::read_dir(self.path("repo/cache")) else { return Vec::new() };
+        let paths = entries.map(|entry| entry.unwrap().path());
+        let mut caches: Vec<_> = paths.filter(|path| path.to_str().unwrap().contains("/seen-")).collect();
+        caches.sort();
+        caches
+    }
+
+    fn prune(&self, number: u64) {
+        let repo = self.open("repo");
+        let plan = prune::plan(&repo, &[number]).unwrap();
+        prune::execute(repo, plan, WriterOptions::default(), &session()).unwrap();
+    }
+
+    fn clean(&self) {
+        let report = check::check(&self.open("repo"), &CheckOptions::everything(ONE), &session()).unwrap();
+        assert!(report.is_clean(), "{report:?}");
+    }
+}
+
+/// Writes other bytes of the same length, and puts the time of the last change of content back.
+fn edit_secretly(path: &Path) {
+    let before = fs::metadata(path).unwrap();
+    let mut content = fs::read(path).unwrap();
+    content[0] ^= 0xff;
+    OpenOptions::new().write(true).open(path).unwrap().write_all_at(&content, 0).unwrap();
+    set_modified(path, before.modified().unwrap());
+    let after = fs::metadata(path).unwrap();
+    assert_eq!(
+        (before.len(), before.modified().unwrap(), before.ino()),
+        (after.len(), after.modified().unwrap(), after.ino())
+    );
+}
+
+fn set_modified(path: &Path, time: SystemTime) {
+    File::options().write(true).open(path).unwrap().set_times(FileTimes::new().set_modified(time)).unwrap();
+}
+
+#[test]
+fn what_is_as_it_was_is_not_read() {
+    let bench = Bench::with_files();
+    assert_eq!(bench.read(), 12);
+    assert_eq!(bench.caches().len(), 1);
+    let cache = fs::metadata(&bench.caches()[0]).unwrap();
+    assert_eq!((bench.read(), bench.read()), (1, 1));
+    // Nothing new is to be remembered.
+    assert_eq!(fs::metadata(&bench.caches()[0]).unwrap().ino(), cache.ino());
+
+    let names = |bench: &Bench| {
+        let repo = bench.open("repo");
+        repo.snapshots().unwrap().snapshots.iter().map(|snapshot| snapshot.added.objects).collect::<Vec<_>>()
+    };
+    assert!(names(&bench)[0] > 0);
+    assert_eq!(names(&bench)[1..], [0, 0]);
+    // A file that is new, and one that is gone.
+    bench.write("a/new", b"new");
+    fs::remove_file(bench.source("b/0")).unwrap();
+    // And what was the newest then.
+    assert_eq!(bench.read(), 2);
+    assert_eq!(bench.caches().len(), 1);
+    bench.settle();
+    assert_eq!((bench.read(), bench.read()), (2, 1));
+    bench.clean();
+}
+
+#[test]
+fn each_thing_that_changes_is_seen_by_itself() {
+    let bench = Bench::with_files();
+    bench.take();
+    let file = bench.source("a/2");
+    let before = fs::metadata(&file).unwrap();
+
+    // The size alone, as far as one can.
+    OpenOptions::new().append(true).open(&file).unwrap().set_len(499).unwrap();
+    set_modified(&file, before.modified().unwrap());
+    bench.settle();
+    assert_eq!(bench.read(), 2);
+    // The time of the content.
+    set_modified(&file, SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000));
+    bench.settle();
+    assert_eq!(bench.read(), 2);
+    // By a nanosecond.
+    set_modified(&file, SystemTime::UNIX_EPOCH + Duration::new(1_000_000_000, 1));
+    bench.settle();
+    assert_eq!(bench.read(), 2);
+    // The other time only.
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    bench.settle();
+    assert_eq!(bench.read(), 2);
+    // Secretly.
+    edit_secretly(&file);
+    bench.settle();
+    assert_eq!(bench.read(), 2);
+    // A large one.
+    edit_secretly(&bench.source("b/large"));
+    bench.settle();
+    assert_eq!(bench.read(), 2);
+    // Another inode.
+    let copy = bench.source("copy");
+    fs::copy(&file, &copy).unwrap();
+    set_modified(&copy, fs::metadata(&file).unwrap().modified().unwrap());
+    fs::rename(copy, &file).unwrap();
+    bench.settle();
+    assert_eq!(bench.read(), 2);
+    // Another kind.
+    fs::remove_file(&file).unwrap();
+    symlink("1", &file).unwrap();
+    bench.settle();
+    assert_eq!(bench.read(), 1);
+    fs::remove_file(&file).unwrap();
+    symlink("3", &file).unwrap();
+    bench.settle();
+    assert_eq!(bench.read(), 1);
+    fs::remove_file(&file).unwrap();
+    fs::create_dir(&file).unwrap();
+    bench.settle();
+    assert_eq!(bench.read(), 1);
+    bench.write("a/2/inside", b"inside");
+    bench.settle();
+    assert_eq!(bench.read(), 2);
+    fs::remove_dir_all(&file).unwrap();
+    bench.write("a/2", b"a file again");
+    bench.settle();
+    assert_eq!(bench.read(), 2);
+    bench.clean();
+}
+
+#[test]
+fn what_is_not_settled_is_read_again() {
+    let bench = Bench::with_files();
+    // By the real clock, everything was written a moment ago.
+    let take = |clock| bench.take_of("repo", &bench.source(""), clock, ChangeDetection::default()).unchanged;
+    assert_eq!((take(Timestamp::now), take(Timestamp::now)), (0, 0));
+    // By a clock that is wrong it was written in the future.
+    let long_ago = || "1999-01-01T00:00:00Z".parse().unwrap();
+    assert_eq!((take(long_ago), take(long_ago)), (0, 0));
+    // Once it is settled that is remembered, although the tree is the same.
+    assert_eq!((take(later), take(later)), (0, 11));
+    // A time that has not come yet never is.
+    set_modified(&bench.source("a/1"), SystemTime::now() + Duration::from_secs(1_000_000));
+    bench.settle();
+    assert_eq!((bench.read(), bench.read(), bench.read()), (2, 2, 2));
+    // The very newest time is not either, however old it is: there a server's clock may be behind.
+    edit_secretly(&bench.source("newest"));
+    assert_eq!(bench.read(), 2);
+}
+
+#[test]
+fn a_change_in_the_same_tick_of_the_clock_is_seen() {
+    // As on a file system that counts in steps of two seconds: what is changed within the step looks as it did.
+    let bench = Bench::with_files();
+    let tick = SystemTime::now();
+    let mut times = Vec::new();
+    for round in 0..20_u8 {
+        let file = bench.source("a/3");
+        fs::write(&file, [round; 500]).unwrap();
+        set_modified(&file, tick);
+        times.push(fs::metadata(&file).unwrap().ctime_nsec());
+        let report = bench.take_of("repo", &bench.source(""), Timestamp::now, BY_MTIME);
+        assert!(bench.restored(report.snapshot.number) == read_tree(&bench.source("")), "round {round}");
+    }
+}
+
+#[test]
+fn what_is_to_be_ignored_is_ignored() {
+    let bench = Bench::with_files();
+    bench.take();
+    let take = |detection| bench.take_of("repo", &bench.source(""), later, detection);
+    let file = bench.source("a/2");
+    let old = fs::read(&file).unwrap();
+    edit_secretly(&file);
+    bench.settle();
+    // Who says so gets what he asked for; and it shows that the file is not read.
+    let ignoring = take(ChangeDetection { ignore_ctime: true, ..ChangeDetection::default() });
+    assert_eq!(ignoring.unchanged, 11);
+    let restored = bench.restored(ignoring.snapshot.number);
+    assert!(matches!(&restored[Path::new("a/2")], Node::File(content) if *content == old));
+    // To read everything helps.
+    let all = take(READS_ALL);
+    assert_eq!(all.unchanged, 0);
+    assert!(bench.restored(all.snapshot.number) == read_tree(&bench.source("")));
+    // Files that were copied with their times.
+    let copy = bench.source("copy");
+    fs::copy(&file, &copy).unwrap();
+    set_modified(&copy, fs::metadata(&file).unwrap().modified().unwrap());
+    fs::rename(copy, &file).unwrap();
+    bench.settle();
+    let inode = ChangeDetection { ignore_inode: true, ..ChangeDetection::default() };
+    assert_eq!((take(inode).unchanged, take(inode).unchanged), (10, 11));
+    fs::remove_dir_all(bench.path("repo/cache")).unwrap();
+    bench.take();
+    for name in ["a/1", "a/2"] {
+        let copy = bench.source("copy");
+        fs::copy(bench.source(name), &copy).unwrap();
+        set_modified(&copy, fs::metadata(bench.source(name)).unwrap().modified().unwrap());
+        fs::rename(copy, bench.source(name)).unwrap();
+    }
+    bench.settle();
+    assert_eq!((take(BY_MTIME).unchanged, take(BY_MTIME).unchanged), (11, 12));
+}
+
+#[test]
+fn a_source_that_was_moved_is_the_same_and_one_that_was_copied_is_not() {
+    let bench = Bench::with_files();
+    bench.take();
+    let moved = bench.path("elsewhere");
+    fs::rename(bench.source(""), &moved).unwrap();
+    let take = |source: &Path| bench.take_of("repo", source, later, ChangeDetection::default()).unchanged;
+    assert_eq!((take(&moved), take(&moved)), (11, 11));
+    assert_eq!(bench.caches().len(), 2);
+    assert!(
+        std::process::Command::new("cp").args(["-a"]).arg(&moved).arg(bench.source("")).status().unwrap().success()
+    );
+    // The one that was there before is not the same directory.
+    assert_eq!(bench.read(), 12);
+    bench.settle();
+    assert_eq!((bench.read(), bench.read()), (1, 1));
+    assert_eq!(take(&moved), 11);
+    bench.clean();
+}
+
+#[test]
+fn a_cache_that_is_not_what_it_must_be_is_passed_over() {
+    let bench = Bench::with_files();
+    bench.take();
+    edit_secretly(&bench.source("a/1"));
+    edit_secretly(&bench.source("b/large"));
+    bench.settle();
+    let cache = bench.caches().remove(0);
+    let good = fs::read(&cache).unwrap();
+    let expected = read_tree(&bench.source(""));
+    let try_with = |bytes: &[u8], case: &str| {
+        for cache in bench.caches() {
+            fs::remove_file(cache).unwrap();
+        }
+        overwrite(&cache, bytes);
+        let report = bench.take_of("repo", &bench.source(""), later, ChangeDetection::default());
+        assert!(bench.restored(report.snapshot.number) == expected, "{case}");
+        report.unchanged
+    };
+    assert_eq!(try_with(&good, "the good one"), 9);
+    for length in (0..good.len()).step_by(97).chain([good.len() - 1]) {
+        assert_eq!(try_with(&good[..length], &format!("cut after {length}")), 0);
+    }
+    for at in (0..good.len()).step_by(41) {
+        let mut bad = good.clone();
+        bad[at] ^= 1 << (at % 8);
+        let unchanged = try_with(&bad, &format!("byte {at}"));
+        assert_eq!(unchanged, 0, "byte {at}: nothing of a block of which anything is wrong is used");
+    }
+    assert_eq!(try_with(&noise(1, 5000), "noise"), 0);
+    assert_eq!(try_with(&[&good[..], b"more"].concat(), "more behind it"), 0);
+    assert_eq!(try_with(&good, "the good one again"), 9);
+}
+
+#[test]
+fn a_cache_is_used_only_as_long_as_a_ref_has_its_tree() {
+    let bench = Bench::with_files();
+    bench.take();
+    bench.take();
+    bench.prune(1);
+    assert_eq!(bench.read(), 1);
+    let cache = bench.caches().remove(0);
+    let old = fs::read(&cache).unwrap();
+    bench.write("a/1", b"different");
+    bench.settle();
+    bench.take();
+    bench.prune(2);
+    bench.prune(3);
+    // An old one comes back, of which the tree and some blobs are gone.
+    overwrite(&cache, &old);
+    bench.clean();
+    assert_eq!(bench.read(), 1);
+    for cache in bench.caches() {
+        fs::remove_file(cache).unwrap();
+    }
+    overwrite(&cache, &old);
+    assert_eq!(bench.read(), 12);
+    bench.clean();
+
+    // One of another repository says nothing here.
+    bench.init("other");
+    let other = bench.path("other/cache").join(bench.caches()[0].file_name().unwrap());
+    fs::create_dir_all(other.parent().unwrap()).unwrap();
+    fs::copy(&bench.caches()[0], other).unwrap();
+    assert_eq!(bench.take_of("other", &bench.source(""), later, ChangeDetection::default()).unchanged, 0);
+    let report = check::check(&bench.open("other"), &CheckOptions::everything(ONE), &session()).unwrap();
+    assert!(report.is_clean(), "{report:?}");
+}
+
+#[test]
+fn what_check_finds_damaged_or_missing_is_read_and_stored_again() {
+    for damage in [fs::remove_file as fn(PathBuf) -> std::io::Result<()>, |path| {
+        overwrite(&path, b"damage");
+        Ok(())
+    }] {
+        let bench = Bench::with_files();
+        bench.take();
+        let objects = cli::objects(&bench.path("repo"));
+        let blob = HashAlgorithm::Blake3.hash(&noise(3, 500)).to_string();
+        damage(objects[&blob].clone()).unwrap();
+        // It is not met as long as nobody knows.
+        assert_eq!(bench.take_of("repo", &bench.source(""), later, ChangeDetection::default()).unchanged, 11);
+        let report = check::check(&bench.open("repo"), &CheckOptions::everything(ONE), &session()).unwrap();
+        assert_eq!(report.damaged.len(), 1);
+        assert_eq!(bench.read(), 12);
+        bench.clean();
+        // Then it is forgotten, and nothing is read again for its sake.
+        assert!(!bench.path("repo/cache/damaged").exists());
+        assert_eq!(bench.read(), 1);
+    }
+}
+
+#[test]
+fn a_directory_of_many_files_keeps_its_tree() {
+    let bench = Bench::new();
+    for number in 0..10_000 {
+        bench.write(&format!("many/{number}"), format!("{number}").as_bytes());
+    }
+    bench.settle();
+    bench.take();
+    assert_eq!(bench.read(), 1);
+    bench.write("many/5000x", b"new");
+    bench.settle();
+    assert_eq!(bench.read(), 2);
+    let repo = bench.open("repo");
+    let added: Vec<_> = repo.snapshots().unwrap().snapshots.iter().map(|snapshot| snapshot.added).collect();
+    assert_eq!(added[1].objects, 0);
+    assert!(added[2].bytes < 200_000, "a few pieces of the tree: {:?}", added[2]);
+    drop(repo);
+    bench.clean();
+}
+
+/// Random edits, some of which do all they can not to be seen, between snapshots.
+#[test]
+fn whatever_is_edited_every_snapshot_is_what_the_source_was() {
+    for seed in 0..4_u64 {
+        let bench = Bench::with_files();
+        let mut taken = Vec::new();
+        let mut random = noise(seed, 4000).into_iter().cycle();
+        let mut next = |below: u8| usize::from(random.next().unwrap() % below);
+        for _ in 0..40 {
+            for _ in 0..=next(4) {
+                edit(
+                    &bench,
+                    next(12),
+                    ["a/0", "a/1", "b/2", "b/large", "c", "d/e"][next(6)],
+                    ["a/4", "b/0", "f"][next(3)],
+                );
+            }
+            let clock = if next(3) == 0 { Timestamp::now } else { later };
+            let report = bench.take_of("repo", &bench.source(""), clock, ChangeDetection::default());
+            taken.push((report.snapshot.number, read_tree(&bench.source(""))));
+        }
+        for (number, tree) in taken {
+            assert!(bench.restored(number) == tree, "seed {seed}, snapshot {number}");
+        }
+        bench.clean();
+    }
+}
+
+fn edit(bench: &Bench, kind: usize, one: &str, other: &str) {
+    let (first, second) = (bench.source(one), bench.source(other));
+    let is_file = |path: &Path| path.symlink_metadata().is_ok_and(|meta| meta.is_file());
+    let remove = |path: &Path| match path.symlink_metadata() {
+        Ok(meta) if meta.is_dir() => fs::remove_dir_all(path).unwrap(),
+        Ok(_) => fs::remove_file(path).unwrap(),
+        Err(_) => {}
+    };
+    match kind {
+        0..3 if is_file(&first) => edit_secretly(&first),
+        3 if is_file(&first) && is_file(&second) => {
+            // Two files swap their places.
+            let aside = bench.source("aside");
+            fs::rename(&first, &aside).unwrap();
+            fs::rename(&second, &first).unwrap();
+            fs::rename(aside, &second).unwrap();
+        }
+        4 if is_file(&first) => {
+            remove(&second);
+            fs::rename(&first, &second).unwrap();
+        }
+        5 if is_file(&first) => {
+            remove(&second);
+            fs::hard_link(&first, &second).unwrap();
+        }
+        6 => {
+            remove(&first);
+            symlink(other, &first).unwrap_or_default();
+        }
+        7 => {
+            remove(&first);
+            bench.write(&format!("{one}/inside"), one.as_bytes());
+        }
+        8 => remove(&first),
+        9 if is_file(&first) => {
+            // Another file with the same times.
+            let times = fs::metadata(&first).unwrap().modified().unwrap();
+            let aside = bench.source("aside");
+            fs::write(&aside, noise(7, fs::metadata(&first).unwrap().len().try_into().unwrap())).unwrap();
+            set_modified(&aside, times);
+            fs::rename(aside, &first).unwrap();
+        }
+        _ => {
+            remove(&first);
+            if first.parent().is_some_and(|parent| parent.symlink_metadata().is_ok_and(|meta| !meta.is_dir())) {
+                remove(first.parent().unwrap());
+            }
+            bench.write(one, &noise(kind as u64, 400));
+        }
+    }
+}
