@@ -4,15 +4,18 @@ use std::ffi::{OsStr, OsString};
 use std::num::NonZero;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
-use backuptool::object::{ChunkSizes, HashAlgorithm};
-use backuptool::ops::address::Address;
+use backuptool::object::{ChunkSizes, HashAlgorithm, Tag};
+use backuptool::ops::address::Selection;
 use backuptool::ops::check::Part;
+use backuptool::ops::prune::MOST_DEAD_PERCENT;
+use backuptool::ops::retention::{Age, GroupBy};
 use backuptool::ops::snapshot::{ChangeDetection, SyncMethod, WriterOptions};
 use backuptool::progress::Interruption;
-use clap::builder::{OsStringValueParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::builder::{OsStringValueParser, StringValueParser, TypedValueParser};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 use super::environment;
 
@@ -72,8 +75,18 @@ pub(super) enum Command {
     List,
     /// Write a snapshot, or some paths of it, into a new or empty directory
     Restore(Restore),
+    /// Change the tags and the message of snapshots
+    #[command(override_usage = "backuptool tag [OPTIONS] <N>...")]
+    Tag(ChangeTags),
+    /// Protect snapshots from every prune
+    Pin(Pin),
+    /// Protect snapshots no longer
+    Unpin(Pin),
     /// Remove snapshots, and what only they needed
-    Prune(Prune),
+    #[command(
+        override_usage = "backuptool prune [OPTIONS] --snapshot <N[,N…]>\n       backuptool prune [OPTIONS] <RULES>\n       backuptool prune [OPTIONS] --unreferenced"
+    )]
+    Prune(Box<Prune>),
     /// Fold small files of the repository into large ones
     Pack,
     /// Read and verify everything
@@ -108,6 +121,12 @@ pub(super) struct Snapshot {
     pub(super) allow_empty: bool,
     #[command(flatten)]
     pub(super) detection: Detection,
+    /// A tag for the snapshot; may be given several times
+    #[arg(long = "tag", value_name = "TAG", value_parser = Tag::new)]
+    pub(super) tags: Vec<Tag>,
+    /// What the snapshot is about, for `list`
+    #[arg(long, value_name = "TEXT")]
+    pub(super) message: Option<String>,
     /// How written data is made durable: the whole file system at once, each file by itself, or as the file system
     /// allows
     #[arg(long, value_enum, default_value_t)]
@@ -153,14 +172,126 @@ pub(super) struct Restore {
 }
 
 #[derive(Args)]
+#[command(group(ArgGroup::new("changes").required(true).multiple(true).args(["add", "remove", "set", "message"])))]
+pub(super) struct ChangeTags {
+    #[command(flatten)]
+    pub(super) snapshots: Pin,
+    /// A tag to add; may be given several times, like the next two
+    #[arg(long, value_name = "TAG", value_parser = Tag::new)]
+    pub(super) add: Vec<Tag>,
+    /// A tag to remove
+    #[arg(long, value_name = "TAG", value_parser = Tag::new)]
+    pub(super) remove: Vec<Tag>,
+    /// A tag to have instead of all that there are
+    #[arg(long, value_name = "TAG", value_parser = Tag::new, conflicts_with_all = ["add", "remove"])]
+    pub(super) set: Vec<Tag>,
+    /// What the snapshot is about; an empty text removes the message
+    #[arg(long, value_name = "TEXT")]
+    pub(super) message: Option<String>,
+}
+
+#[derive(Args)]
+pub(super) struct Pin {
+    /// The snapshots: N, latest, latest~2, 3-9, or several with commas between
+    #[arg(value_name = "N", required = true, value_delimiter = ',', value_parser = selection())]
+    pub(super) snapshots: Vec<Selection>,
+}
+
+/// What says which snapshots go by rule.
+const RULES: [&str; 9] = [
+    "keep_last",
+    "keep_hourly",
+    "keep_daily",
+    "keep_weekly",
+    "keep_monthly",
+    "keep_yearly",
+    "keep_within",
+    "keep_tag",
+    "older_than",
+];
+
+#[derive(Args)]
+#[command(group(ArgGroup::new("rules").multiple(true).args(RULES)))]
+#[command(group(ArgGroup::new("what").required(true).multiple(true).args(["snapshots", "unreferenced"]).args(RULES)))]
 pub(super) struct Prune {
-    /// The snapshots to remove: N, latest, latest~2, or several with commas between; without, only what no snapshot needs
-    /// is removed
-    #[arg(long = "snapshot", alias = "snapshot-number", value_name = "N[,N…]", value_delimiter = ',', value_parser = whole_snapshot())]
-    pub(super) snapshots: Vec<Address>,
-    /// Show what would be removed and remove nothing
+    /// Remove these: N, latest, latest~2, 3-9, or several with commas between
+    #[arg(long = "snapshot", alias = "snapshot-number", value_name = "N[,N…]", value_delimiter = ',', value_parser = selection(), conflicts_with_all = ["rules", "unreferenced"])]
+    pub(super) snapshots: Vec<Selection>,
+    /// Remove no snapshot, only what none needs, such as what interrupted runs have left
+    #[arg(long, conflicts_with = "rules")]
+    pub(super) unreferenced: bool,
+    /// Rewrite packs of which more than this share is not needed, 0 to 100
+    #[arg(long, value_name = "PERCENT", default_value_t = MOST_DEAD_PERCENT, value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub(super) max_dead: u8,
+    /// Show what would be removed, and why, and remove nothing
     #[arg(short = 'n', long)]
     pub(super) dry_run: bool,
+    #[command(flatten)]
+    pub(super) rules: RuleArgs,
+}
+
+#[derive(Args)]
+#[command(next_help_heading = "Rules")]
+pub(super) struct RuleArgs {
+    /// Keep the last N of each source; what no rule keeps is removed, unless --older-than spares it
+    #[arg(long, value_name = "N", value_parser = positive())]
+    pub(super) keep_last: Option<u64>,
+    /// Keep the newest of each of the last N hours that have one
+    #[arg(long, value_name = "N", value_parser = positive())]
+    pub(super) keep_hourly: Option<u64>,
+    /// The same for days
+    #[arg(long, value_name = "N", value_parser = positive())]
+    pub(super) keep_daily: Option<u64>,
+    /// The same for weeks
+    #[arg(long, value_name = "N", value_parser = positive())]
+    pub(super) keep_weekly: Option<u64>,
+    /// The same for months
+    #[arg(long, value_name = "N", value_parser = positive())]
+    pub(super) keep_monthly: Option<u64>,
+    /// The same for years
+    #[arg(long, value_name = "N", value_parser = positive())]
+    pub(super) keep_yearly: Option<u64>,
+    /// Keep what is not so much older than the newest of its source: 36h, 30d, 8w, 6m (months), 2y, 1y6m
+    #[arg(long, value_name = "TIME", value_parser = Age::from_str)]
+    pub(super) keep_within: Option<Age>,
+    /// Keep what has this tag; may be given several times
+    #[arg(long, value_name = "TAG", value_parser = Tag::new)]
+    pub(super) keep_tag: Vec<Tag>,
+    /// Remove only what is so much older than now, and no rule keeps
+    #[arg(long, value_name = "TIME", value_parser = Age::from_str)]
+    pub(super) older_than: Option<Age>,
+    /// What the rules are applied to: each source (a host and a path) by itself, or all together
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t, requires = "rules")]
+    pub(super) group_by: Groups,
+    /// Apply the rules only to snapshots of this path, or of this path on this host; may be given several times
+    #[arg(long = "source", value_name = "[HOST:]PATH", requires = "rules", value_parser = source())]
+    pub(super) sources: Vec<SourceArg>,
+    /// Let rules remove every snapshot of a source
+    #[arg(long, requires = "rules")]
+    pub(super) allow_empty: bool,
+}
+
+/// A path whose snapshots are meant, perhaps on one host only.
+#[derive(Clone)]
+pub(super) struct SourceArg {
+    pub(super) host: Option<OsString>,
+    pub(super) path: PathBuf,
+}
+
+#[derive(Clone, Copy, Default, ValueEnum)]
+pub(super) enum Groups {
+    #[default]
+    Source,
+    None,
+}
+
+impl From<Groups> for GroupBy {
+    fn from(groups: Groups) -> Self {
+        match groups {
+            Groups::Source => Self::Source,
+            Groups::None => Self::None,
+        }
+    }
 }
 
 #[derive(Args)]
@@ -220,11 +351,33 @@ fn path() -> impl TypedValueParser<Value = PathBuf> {
     )
 }
 
-/// The address of a snapshot, without a path in it.
-fn whole_snapshot() -> impl TypedValueParser<Value = Address> {
-    OsStringValueParser::new().try_map(|text| match Address::parse(OsStr::from_bytes(text.as_bytes().trim_ascii())) {
-        Ok(Some(address)) if address.path.is_empty() => Ok(address),
-        _ => Err("give the number of a snapshot, `latest` or `latest~2`"),
+/// Whole snapshots, without a path in them.
+fn selection() -> impl TypedValueParser<Value = Selection> {
+    StringValueParser::new().try_map(|text| {
+        Selection::parse(text.trim_ascii())
+            .ok_or("give the number of a snapshot, `latest`, `latest~2`, or a range of numbers like 3-9")
+    })
+}
+
+/// How many snapshots to keep.
+fn positive() -> impl TypedValueParser<Value = u64> {
+    clap::value_parser!(u64).range(1..)
+}
+
+/// `PATH` or `HOST:/PATH`.
+fn source() -> impl TypedValueParser<Value = SourceArg> {
+    OsStringValueParser::new().try_map(|text| {
+        let bytes = text.as_bytes();
+        let colon =
+            bytes.windows(2).position(|pair| pair == b":/").filter(|at| *at > 0 && !bytes[..*at].contains(&b'/'));
+        match colon {
+            _ if bytes.is_empty() => Err("the path is empty"),
+            Some(at) => Ok(SourceArg {
+                host: Some(OsStr::from_bytes(&bytes[..at]).into()),
+                path: OsStr::from_bytes(&bytes[at + 1..]).into(),
+            }),
+            None => Ok(SourceArg { host: None, path: expand_home(&text) }),
+        }
     })
 }
 

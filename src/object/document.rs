@@ -1,4 +1,4 @@
-//! Pretty-printed JSON documents with a checksum line: the configuration and the snapshot refs.
+//! Pretty-printed JSON documents with a checksum line: the configuration, the snapshot refs and their labels.
 //!
 //! The last line but the closing brace is `"checksum": "…"`: the hash of all lines that do not contain `"checksum"`. So
 //! `sed '/"checksum"/d' FILE | b3sum` verifies one by hand. For that to cover every line, no other line may contain the

@@ -1,4 +1,5 @@
-//! How snapshots, and what is in them, are addressed everywhere: `7`, `latest`, `latest~2`, `7:path/inside`.
+//! How snapshots, and what is in them, are addressed everywhere: `7`, `latest`, `latest~2`, `7:path/inside`; and several
+//! whole ones: `3-9`.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -68,6 +69,52 @@ impl Address {
     }
 }
 
+/// Some whole snapshots, as options that take several name them: `7`, `latest~2`, `3-9`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Selection {
+    /// One.
+    One(Wanted),
+    /// Those that there are from this number to that.
+    Range(u64, u64),
+}
+
+impl Selection {
+    /// Reads a selection; nothing if it names no snapshot.
+    pub fn parse(text: &str) -> Option<Self> {
+        if let Some(wanted) = parse_wanted(text) {
+            return Some(Self::One(wanted));
+        }
+        match text.split_once('-').map(|(first, last)| (parse_wanted(first), parse_wanted(last))) {
+            Some((Some(Wanted::Number(first)), Some(Wanted::Number(last)))) if first <= last => {
+                Some(Self::Range(first, last))
+            }
+            _ => None,
+        }
+    }
+
+    /// The numbers of the snapshots that are meant, each once, ascending. `latest` must exist and so must a snapshot in each
+    /// range; a number alone is not looked up.
+    pub fn numbers(selections: &[Self], repo: &Repository) -> Result<Vec<u64>> {
+        let mut numbers = Vec::new();
+        for selection in selections {
+            match *selection {
+                Self::One(snapshot) => numbers.push(Address { snapshot, path: Vec::new() }.number(repo)?),
+                Self::Range(first, last) => {
+                    let existing = repo.refs()?.snapshots;
+                    let before = numbers.len();
+                    numbers.extend(existing.iter().copied().filter(|number| (first..=last).contains(number)));
+                    if numbers.len() == before {
+                        return Err(Error::NoSnapshot { wanted: format!("{first}-{last}"), existing });
+                    }
+                }
+            }
+        }
+        numbers.sort_unstable();
+        numbers.dedup();
+        Ok(numbers)
+    }
+}
+
 fn parse_wanted(text: &str) -> Option<Wanted> {
     let number = |digits: &str| {
         let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
@@ -129,6 +176,17 @@ mod tests {
     fn parse(text: &str) -> Option<(Wanted, Vec<String>)> {
         let address = Address::parse(OsStr::new(text)).ok()??;
         Some((address.snapshot, address.path.iter().map(ToString::to_string).collect()))
+    }
+
+    #[test]
+    fn selections() {
+        assert_eq!(Selection::parse("7"), Some(Selection::One(Wanted::Number(7))));
+        assert_eq!(Selection::parse("latest~2"), Some(Selection::One(Wanted::Latest { back: 2 })));
+        assert_eq!(Selection::parse("3-9"), Some(Selection::Range(3, 9)));
+        assert_eq!(Selection::parse("3-3"), Some(Selection::Range(3, 3)));
+        for bad in ["", "9-3", "3-", "-3", "-", "3-9-12", "3-latest", "latest-3", "3:a", "3-9:a", "3 -9", "+3-9"] {
+            assert_eq!(Selection::parse(bad), None, "{bad}");
+        }
     }
 
     #[test]

@@ -6,11 +6,13 @@
 pub mod address;
 pub mod check;
 pub mod init;
+pub mod labels;
 pub mod list;
 pub mod pack;
 mod parallel;
 pub mod prune;
 pub mod restore;
+pub mod retention;
 pub mod snapshot;
 
 use std::path::Path;

@@ -1,16 +1,21 @@
 //! `prune`: removes snapshots, and the objects that no other snapshot needs. Mark and sweep.
 //!
+//! Which snapshots go is said by number, or by rules ([`super::retention`]). Pinned ones never go.
+//!
 //! # The order, and why nothing is lost
 //!
 //! 1. **Plan**, under the shared lock: every snapshot that stays is read and everything it needs is marked. If one of
 //!    them, or one of their trees or lists, cannot be read, then what it needs is not known, and nothing is removed. A
 //!    missing blob is reported and hinders nothing. What is stored and not marked is dead. Of several copies of a needed
 //!    object one that was read and hashed is kept ([`Repository::choose_keepers`]); the others are dead too.
-//! 2. **Rewrite**, still under the shared lock: of packs that hold too much that is dead ([`MOST_DEAD_PERCENT`]), the
+//! 2. **Rewrite**, still under the shared lock: of packs that hold too much that is dead ([`PruneOptions::max_dead`]), the
 //!    rest is copied to new packs, which are durable before anything is removed. A pack whose bytes do not give its name
 //!    is left as it is. If the disk is full, nothing is rewritten, and what is dead as a whole still goes.
-//! 3. The exclusive lock is taken: from here on there is no other process in the repository. Snapshots that were added
-//!    since the plan was made are marked now; they may have reused what the plan calls dead.
+//! 3. The exclusive lock is taken: from here on there is no other process in the repository. What goes is decided once more,
+//!    from the snapshots and labels that are there now, and of that only what was planned goes: what was pinned or tagged
+//!    since stays, and so does what a rule keeps now because another prune has removed what the rule had kept. Snapshots
+//!    that were not marked for the plan and stay (those that were added since, too) are marked now; they may need what the
+//!    plan calls dead.
 //! 4. The refs go, and their removal is made durable.
 //! 5. Dead objects and packs go, unless it shows that the last good copy of something that is needed now would go with
 //!    them ([`ExclusiveRepository::remove_copies`]). What came into being after the plan is not on its list, and stays.
@@ -23,22 +28,83 @@
 //!
 //! [`ExclusiveRepository::remove_copies`]: crate::repo::ExclusiveRepository::remove_copies
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 
-use crate::error::{Error, Result};
-use crate::object::{ObjectId, Snapshot};
-use crate::repo::{Copied, Copy, Keepers, Reachable, Removal, Repository, Session, SharedRepository, WriterOptions};
+use jiff::Zoned;
+
+use super::retention::{self, Decision, Policy, Protection, Reason, Source, SourceFilter, Subject};
+use crate::error::{Error, Result, number_ranges};
+use crate::object::{ObjectId, Snapshot, display_bytes};
+use crate::repo::{
+    Copied, Copy, Keepers, Reachable, Removal, Repository, Session, SharedRepository, SnapshotListing, WriterOptions,
+};
 use crate::store::pack::PackName;
 use crate::store::packs::Location;
+use crate::store::refs::RefListing;
 use crate::store::{layout, loose};
 
-/// A pack is rewritten when more than this share of its content is dead.
-pub const MOST_DEAD_PERCENT: u64 = 10;
+/// A pack is rewritten when more than this share of its content is dead, in percent, unless another one is asked for.
+pub const MOST_DEAD_PERCENT: u8 = 10;
+
+/// What to prune, and how.
+#[derive(Debug, Clone)]
+pub struct PruneOptions {
+    /// Which snapshots go.
+    pub what: What,
+    /// A pack is rewritten when more than this share of its content is dead, in percent.
+    pub max_dead: u8,
+}
+
+/// Which snapshots go.
+#[derive(Debug, Clone)]
+pub enum What {
+    /// None: only what no snapshot needs.
+    Unreferenced,
+    /// Those with these numbers.
+    Numbers(Vec<u64>),
+    /// Those that no rule keeps.
+    Rules(Box<Rules>),
+}
+
+/// Rules, and what they are applied with.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    /// The rules.
+    pub policy: Policy,
+    /// The time, and the zone whose calendar counts.
+    pub now: Zoned,
+    /// Whether they may remove all snapshots of a source (or all there are, if they are applied to all together).
+    pub allow_empty: bool,
+}
+
+impl PruneOptions {
+    /// To remove these snapshots, or none and only what no snapshot needs.
+    pub fn numbers(numbers: &[u64]) -> Self {
+        let what = if numbers.is_empty() { What::Unreferenced } else { What::Numbers(numbers.to_vec()) };
+        Self { what, max_dead: MOST_DEAD_PERCENT }
+    }
+
+    /// To remove what these rules do not keep.
+    pub fn rules(rules: Rules) -> Self {
+        Self { what: What::Rules(Box::new(rules)), max_dead: MOST_DEAD_PERCENT }
+    }
+}
+
+/// A snapshot, and what becomes of it.
+#[derive(Debug, Clone)]
+pub struct Considered {
+    /// What its ref says, if that can be read.
+    pub snapshot: Option<Snapshot>,
+    /// What becomes of it.
+    pub decision: Decision,
+}
 
 /// What a prune would remove.
 #[derive(Debug)]
 pub struct PrunePlan {
+    /// All snapshots by number, with what becomes of each.
+    pub considered: Vec<Considered>,
     /// The snapshots to remove, ascending.
     pub remove: Vec<u64>,
     /// The snapshots that stay, ascending.
@@ -52,6 +118,7 @@ pub struct PrunePlan {
     pub rewrite: Vec<PlannedPack>,
     /// Blobs that remaining snapshots need and that are not stored.
     pub missing: Vec<ObjectId>,
+    what: What,
     marks: Reachable,
     keepers: Keepers,
 }
@@ -89,6 +156,8 @@ impl PrunePlan {
 pub struct PruneReport {
     /// The snapshots that were removed.
     pub removed: Vec<u64>,
+    /// All snapshots that there were, with what became of each.
+    pub considered: Vec<Considered>,
     /// How many objects were removed.
     pub objects: u64,
     /// The bytes that were freed.
@@ -107,16 +176,19 @@ pub struct PruneReport {
     pub elapsed: Duration,
 }
 
-/// Plans the removal of the snapshots `numbers`. Changes nothing.
-pub fn plan(repo: &Repository, numbers: &[u64]) -> Result<PrunePlan> {
-    let refs = repo.refs()?;
-    // A snapshot whose removal was interrupted can be named again: what it alone needed may still be there.
-    let is_known =
-        |number: &u64| refs.snapshots.binary_search(number).is_ok() || refs.pruned.binary_search(number).is_ok();
-    if let Some(unknown) = numbers.iter().find(|number| !is_known(number)) {
-        return Err(Error::NoSnapshot { wanted: unknown.to_string(), existing: refs.snapshots });
+/// Plans a prune. Changes nothing.
+pub fn plan(repo: &Repository, options: &PruneOptions) -> Result<PrunePlan> {
+    if let What::Numbers(numbers) = &options.what {
+        // A snapshot whose removal was interrupted can be named again: what it alone needed may still be there.
+        let RefListing { snapshots, pruned, .. } = repo.refs()?;
+        let is_known = |number: &u64| snapshots.binary_search(number).is_ok() || pruned.binary_search(number).is_ok();
+        if let Some(unknown) = numbers.iter().find(|number| !is_known(number)) {
+            return Err(Error::NoSnapshot { wanted: unknown.to_string(), existing: snapshots });
+        }
     }
-    let (remove, keep): (Vec<u64>, Vec<u64>) = refs.snapshots.into_iter().partition(|number| numbers.contains(number));
+    let considered = consider(repo, &options.what)?;
+    refuse_to_empty(&options.what, &considered)?;
+    let (remove, keep) = split(&considered);
     let mut marks = Reachable::default();
     mark_all(repo, &keep, &mut marks)?;
 
@@ -146,13 +218,131 @@ pub fn plan(repo: &Repository, numbers: &[u64]) -> Result<PrunePlan> {
         }
         if dead == objects as u64 {
             dead_packs.push(PlannedPack { name, dead, bytes: file.length(), slot });
-        } else if u128::from(dead_bytes) * 100 > u128::from(all_bytes) * u128::from(MOST_DEAD_PERCENT) {
+        } else if u128::from(dead_bytes) * 100 > u128::from(all_bytes) * u128::from(options.max_dead) {
             let bytes = u128::from(file.length()) * u128::from(dead_bytes) / u128::from(all_bytes);
             rewrite.push(PlannedPack { name, dead, bytes: u64::try_from(bytes).unwrap_or(0), slot });
         }
     }
     let missing = missing(repo, &stored, &marks)?;
-    Ok(PrunePlan { remove, keep, dead, dead_packs, rewrite, missing, marks, keepers })
+    let what = options.what.clone();
+    Ok(PrunePlan { considered, remove, keep, dead, dead_packs, rewrite, missing, what, marks, keepers })
+}
+
+/// Decides on each snapshot that there is now.
+fn consider(repo: &Repository, what: &What) -> Result<Vec<Considered>> {
+    let SnapshotListing { snapshots, unreadable } = repo.snapshots()?;
+    let unreadable: Vec<u64> = unreadable.into_iter().map(|(number, _)| number).collect();
+    let decide_alone = |number: u64| match what {
+        What::Numbers(numbers) if numbers.contains(&number) => {
+            refuse_pinned(repo, number)?;
+            Ok(Decision { number, keep: false, reasons: vec![Reason::Named] })
+        }
+        What::Numbers(_) => Ok(Decision { number, keep: true, reasons: vec![Reason::NotNamed] }),
+        // What cannot be read has no date and no source.
+        What::Rules(_) => Ok(Decision { number, keep: true, reasons: vec![Reason::Unreadable] }),
+        What::Unreferenced => Ok(Decision { number, keep: true, reasons: Vec::new() }),
+    };
+    let decisions = match what {
+        What::Rules(rules) => {
+            let subjects = snapshots.iter().map(|snapshot| subject(repo, snapshot)).collect::<Result<Vec<_>>>()?;
+            refuse_unknown_sources(&rules.policy, &subjects)?;
+            retention::decide(&subjects, &rules.policy, &rules.now)
+        }
+        _ => snapshots.iter().map(|snapshot| decide_alone(snapshot.number)).collect::<Result<_>>()?,
+    };
+    let readable = snapshots.into_iter().zip(decisions);
+    let mut considered: Vec<Considered> =
+        readable.map(|(snapshot, decision)| Considered { snapshot: Some(snapshot), decision }).collect();
+    for number in unreadable {
+        considered.push(Considered { snapshot: None, decision: decide_alone(number)? });
+    }
+    considered.sort_unstable_by_key(|one| one.decision.number);
+    Ok(considered)
+}
+
+/// A snapshot as rules look at it. If its labels cannot be read, for whatever reason, it may be pinned.
+fn subject(repo: &Repository, snapshot: &Snapshot) -> Result<Subject> {
+    let (tags, protection) = match repo.labels(snapshot.number) {
+        Ok(labels) => (labels.tags, labels.pinned.then_some(Protection::Pinned)),
+        Err(error) if error.is_interrupted() => return Err(error),
+        Err(error) => (BTreeSet::new(), Some(Protection::Unknown(error.to_string()))),
+    };
+    let source = Source { host: snapshot.host.clone(), path: snapshot.source.clone() };
+    Ok(Subject { number: snapshot.number, time: snapshot.start, source, tags, protection })
+}
+
+/// Fails if a snapshot that was named is pinned. (Damaged labels are no obstacle: it was named.)
+fn refuse_pinned(repo: &Repository, number: u64) -> Result<()> {
+    match repo.labels(number) {
+        Ok(labels) if labels.pinned => Err(Error::refused(
+            format!("prune snapshot {number}"),
+            "it is pinned",
+            format!("if it is to go, run `backuptool unpin {number}` first; nothing was removed"),
+        )),
+        Ok(_) => Ok(()),
+        Err(error) if error.is_unreadable() => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Fails if a source was chosen of which there is no snapshot: it may have been mistyped.
+fn refuse_unknown_sources(policy: &Policy, subjects: &[Subject]) -> Result<()> {
+    let unknown = |filter: &&SourceFilter| !subjects.iter().any(|subject| filter.admits(&subject.source));
+    let Some(filter) = policy.sources.iter().find(unknown) else { return Ok(()) };
+    let host = filter.host.as_ref().map_or(String::new(), |host| format!("{}:", display_bytes(host)));
+    let existing: BTreeSet<String> = subjects.iter().map(|subject| subject.source.to_string()).collect();
+    let existing = existing.into_iter().collect::<Vec<_>>().join(", ");
+    Err(Error::refused(
+        format!("prune snapshots of {host}{}", display_bytes(&filter.path)),
+        "there is none",
+        format!("the repository holds those of: {existing}; nothing was removed"),
+    ))
+}
+
+/// Fails if rules would leave nothing of what they were applied to, unless that was allowed.
+fn refuse_to_empty(what: &What, considered: &[Considered]) -> Result<()> {
+    let What::Rules(rules) = what else { return Ok(()) };
+    if rules.allow_empty {
+        return Ok(());
+    }
+    let policy = &rules.policy;
+    let mut groups: BTreeMap<Option<Source>, (Vec<u64>, bool)> = BTreeMap::new();
+    for Considered { snapshot, decision } in considered {
+        let Some(snapshot) = snapshot else { continue };
+        let source = Source { host: snapshot.host.clone(), path: snapshot.source.clone() };
+        if policy.concerns(&source) {
+            let (numbers, stays) = groups.entry(policy.group(&source).cloned()).or_default();
+            numbers.push(decision.number);
+            *stays |= decision.keep;
+        }
+    }
+    let Some((source, (numbers, _))) = groups.into_iter().find(|(_, (_, stays))| !stays) else { return Ok(()) };
+    let whose = source.map_or(String::new(), |source| format!(" of {source}"));
+    Err(Error::refused(
+        "prune by these rules",
+        format!("they would remove every snapshot{whose} ({})", number_ranges(&numbers)),
+        "add a rule that keeps some, choose sources with --source, or say --allow-empty; nothing was removed",
+    ))
+}
+
+/// The numbers of those that go, and of those that stay.
+fn split(considered: &[Considered]) -> (Vec<u64>, Vec<u64>) {
+    let (stay, go): (Vec<&Considered>, Vec<_>) = considered.iter().partition(|one| one.decision.keep);
+    let numbers = |of: Vec<&Considered>| of.into_iter().map(|one| one.decision.number).collect();
+    (numbers(go), numbers(stay))
+}
+
+/// Decides once more, with nobody else in the repository: of what goes now, what was planned.
+fn reconsider(repo: &Repository, plan: &PrunePlan) -> Result<Vec<Considered>> {
+    let mut considered = consider(repo, &plan.what)?;
+    for Considered { decision, .. } in &mut considered {
+        if !decision.keep && plan.remove.binary_search(&decision.number).is_err() {
+            decision.keep = true;
+            decision.reasons = vec![Reason::NotPlanned];
+        }
+    }
+    refuse_to_empty(&plan.what, &considered)?;
+    Ok(considered)
 }
 
 /// What is needed and is neither loose nor in a pack, whatever the index of all packs says; in order.
@@ -191,16 +381,10 @@ pub fn execute(
 
     let mut repo = repo.into_exclusive(session)?;
     let announced = repo.announce(session);
-    let existing = repo.refs()?.snapshots;
-    let new: Vec<u64> = existing
-        .iter()
-        .copied()
-        .filter(|number| plan.keep.binary_search(number).is_err() && plan.remove.binary_search(number).is_err())
-        .collect();
-    mark_all(&repo, &new, &mut plan.marks)?;
-    // Another prune may have removed some of them in the meantime.
-    let removed: Vec<u64> =
-        plan.remove.iter().copied().filter(|number| existing.binary_search(number).is_ok()).collect();
+    let considered = reconsider(&repo, &plan)?;
+    let (removed, kept) = split(&considered);
+    let unmarked: Vec<u64> = kept.into_iter().filter(|number| plan.keep.binary_search(number).is_err()).collect();
+    mark_all(&repo, &unmarked, &mut plan.marks)?;
 
     repo.remove_snapshots(&removed)?;
     // The same objects in the same order give the same pack: one that an interrupted prune left may be new again.
@@ -232,6 +416,7 @@ pub fn execute(
     let rewritten_packs = || plan.rewrite.iter().filter(|pack| gone_packs.contains(&pack.name));
     Ok(PruneReport {
         removed,
+        considered,
         objects: gone.loose.len() as u64 + removed_packs().chain(rewritten_packs()).map(|pack| pack.dead).sum::<u64>(),
         bytes: before.freed(&gone.loose, &gone_packs),
         packs_removed: removed_packs().count() as u64,
@@ -337,7 +522,7 @@ fn mark_all(repo: &Repository, numbers: &[u64], marks: &mut Reachable) -> Result
                 format!("snapshot {number} is to stay and what it needs cannot be found out ({})", error.reason()),
                 format!(
                     "run `backuptool check`, then bring the damaged file back from another copy of the repository, or \
-                     prune snapshot {number} as well; nothing was removed"
+                     remove snapshot {number} too, with `backuptool prune --snapshot={number}`; nothing was removed"
                 ),
             ),
             other => other,

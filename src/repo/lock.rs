@@ -22,14 +22,27 @@ const NEXT_WORD: Duration = Duration::from_secs(10);
 
 /// Waits for the lock. Nothing is returned where a lock is not needed: see the module.
 pub(super) fn acquire(backend: &dyn Backend, mode: LockMode, session: &Session<'_>) -> Result<Option<Box<dyn Lock>>> {
+    wait(backend, session, &mut || {
+        Ok(match try_once(backend, mode)? {
+            Attempt::Locked(lock) => Some(Some(lock)),
+            Attempt::NotNeeded => Some(None),
+            Attempt::Held => None,
+        })
+    })
+}
+
+/// Tries again and again, as long as the session is patient, to get what others hold.
+pub(super) fn wait<T>(
+    backend: &dyn Backend,
+    session: &Session<'_>,
+    attempt: &mut dyn FnMut() -> Result<Option<T>>,
+) -> Result<T> {
     let begun = Instant::now();
     let mut next_word = FIRST_WORD;
     loop {
         session.interruption.check()?;
-        match try_once(backend, mode)? {
-            Attempt::Locked(lock) => return Ok(Some(lock)),
-            Attempt::NotNeeded => return Ok(None),
-            Attempt::Held => {}
+        if let Some(got) = attempt()? {
+            return Ok(got);
         }
         let waited = begun.elapsed();
         if waited >= session.lock_wait {

@@ -19,6 +19,7 @@ WHAT IS WHERE
 
   config.json           what was fixed when this repository was made
   snapshots/N.json      snapshot N: when, from where, and the hash of its root directory ("tree")
+  snapshots/N.labels.json  its tags, a message, whether it is pinned; may be missing
   snapshots/N.pruned    snapshot N was removed
   objects/ab/cdef...    an object: one zstd frame; its name abcdef... is the hash of the content
   packs/HASH.*.tar.zst  many objects: a tar archive of files that are named by the hash of their content

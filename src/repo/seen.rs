@@ -353,6 +353,8 @@ pub struct SeenWriter<'s> {
     key: layout::SourceKey,
     settled: Settled,
     ignores_changed: bool,
+    /// The tree of which there is such a file of this source already.
+    last_tree: Option<TreeId>,
     /// Files that were read.
     read: u64,
     /// Files that are not settled because they are too new, and because they are the newest.
@@ -366,14 +368,15 @@ pub struct SeenWriter<'s> {
 const STAGED: &str = "seen";
 
 impl<'s> SeenWriter<'s> {
-    /// Begins to write down what a snapshot of `source` sees that begins at `start`. `ignores_changed` says whether that and
-    /// the next one ignore [`FileMark::changed`].
+    /// Begins to write down what a snapshot of `source` sees that begins at `start`. `last` is what the last one saw. Whether
+    /// they ignore [`FileMark::changed`] decides what is worth being published.
     pub(super) fn begin(
         staging: Arc<Staging<'s>>,
         hash: HashAlgorithm,
         source: &SourceId,
         start: Timestamp,
         ignores_changed: bool,
+        last: Option<&SeenReader>,
     ) -> Self {
         let before = start.as_second().saturating_sub(UNSETTLED_SECONDS);
         let mut writer = Self {
@@ -382,6 +385,7 @@ impl<'s> SeenWriter<'s> {
             hash,
             key: layout::source_key(hash, &source.host, &source.path),
             settled: Settled { before, newest: (i64::MIN, 0) },
+            last_tree: last.filter(|last| last.is_own).map(|last| last.tree),
             ignores_changed,
             read: 0,
             too_new: 0,
@@ -485,9 +489,9 @@ impl<'s> SeenWriter<'s> {
 
     /// Replaces what the last snapshot of the source saw by this, unless that says as much: the tree is the same, and what
     /// was read will be read again, since it is not settled. To be called when a ref with the tree is visible.
-    pub(super) fn publish(mut self, backend: &dyn Backend, tree: TreeId, last: Option<&SeenReader>) -> Result<()> {
+    pub(super) fn publish(mut self, backend: &dyn Backend, tree: TreeId) -> Result<()> {
         let unsettled = self.too_new + self.newest;
-        if self.read <= unsettled && last.is_some_and(|last| last.is_own && last.tree == tree) {
+        if self.read <= unsettled && self.last_tree == Some(tree) {
             return Ok(());
         }
         self.end_block();

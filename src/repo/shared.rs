@@ -4,6 +4,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use super::exclusive::ExclusiveRepository;
+use super::labels::LabelsWriter;
 use super::repack::Repacker;
 use super::write::{ObjectWriter, WriterOptions};
 use super::{Repository, Session, lock, make_dirs};
@@ -36,6 +37,11 @@ impl SharedRepository {
     /// Copies objects into new packs.
     pub fn repacker(&self, session: &Session<'_>, options: WriterOptions) -> Result<Repacker<'_>> {
         Repacker::begin(&self.repo, session, options)
+    }
+
+    /// Becomes the only one that changes labels, waiting for others that do. To be dropped soon.
+    pub fn labels_writer(&self, session: &Session<'_>) -> Result<LabelsWriter<'_>> {
+        LabelsWriter::begin(&self.repo, self.lock.as_deref(), session)
     }
 
     /// Records which objects are damaged, so that a snapshot which meets one of them stores it again. What was recorded

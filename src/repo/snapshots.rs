@@ -49,7 +49,7 @@ impl Repository {
             path: path.clone(),
             reason,
             next: "copy this file from another copy of the repository, or remove the snapshot with \
-                   `backuptool prune`"
+                   `backuptool prune --snapshot=N`"
                 .into(),
         };
         let bytes = refs::read(self.backend(), number)?;

@@ -33,12 +33,13 @@ use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use super::seen::{SeenReader, SeenWriter, SourceId};
-use super::{Copy, Repository, Session, lock, make_dirs};
 use jiff::Timestamp;
 
+use super::labels::LabelsWriter;
+use super::seen::{SeenReader, SeenWriter, SourceId};
+use super::{Copy, Repository, Session, lock, make_dirs};
 use crate::error::{Error, Result};
-use crate::object::{Added, ObjectId, Snapshot, Tree, is_zeros};
+use crate::object::{Added, Labels, ObjectId, Snapshot, Tree, is_zeros};
 use crate::store::batch::{Batch, SyncMethod};
 use crate::store::codec::Density;
 use crate::store::pack::{FinishedPack, FrameBuilder, PACK_SIZE, PackKind, PackWriter};
@@ -370,26 +371,43 @@ impl<'r> ObjectWriter<'r> {
         damaged::write(self.repo.backend(), &self.staging, &left)
     }
 
-    /// Begins to write down what a snapshot of `source` sees that begins at `start`, for the next one. Whether they ignore
-    /// when a file changed as the system says decides only whether that is worth being published.
-    pub fn seen(&self, source: &SourceId, start: Timestamp, ignores_changed: bool) -> SeenWriter<'r> {
-        SeenWriter::begin(Arc::clone(&self.staging), self.repo.hash(), source, start, ignores_changed)
+    /// Begins to write down what a snapshot of `source` sees that begins at `start`, for the next one. `last` is what the
+    /// last one saw: if this one has nothing to add, that stays.
+    pub fn seen(
+        &self,
+        source: &SourceId,
+        start: Timestamp,
+        ignores_changed: bool,
+        last: Option<&SeenReader>,
+    ) -> SeenWriter<'r> {
+        SeenWriter::begin(Arc::clone(&self.staging), self.repo.hash(), source, start, ignores_changed, last)
     }
 
     /// Makes everything durable and then the snapshot visible, under the next free number and with what was added
-    /// (whatever `snapshot` says of both). When this returns, the snapshot is safe. What it saw, and what the last one had
-    /// seen, is for the next one.
+    /// (whatever `snapshot` says of both), and with these labels. When this returns, the snapshot and its labels are safe.
+    /// What it saw is for the next one.
+    ///
+    /// The labels follow the ref, since they must not be there before it. But they are written before it, so that it is
+    /// not for want of space if they do not come; and nobody else changes labels in between.
     pub fn commit(
         self,
         mut snapshot: Snapshot,
+        labels: &Labels,
         seen: SeenWriter<'r>,
-        last_seen: Option<&SeenReader>,
+        session: &Session<'_>,
     ) -> Result<Snapshot> {
         self.publish()?;
         self.batch.secure_reused()?;
         if self.reused_packs.load(Ordering::Relaxed) {
             self.repo.backend().sync_dir(layout::PACKS)?;
         }
+        let labelled = if labels.is_empty() {
+            None
+        } else {
+            let writer = LabelsWriter::begin(self.repo, self.lock, session)?;
+            let expected = refs::list(self.repo.backend())?.next_number();
+            Some((expected, writer.stage(expected, labels)?, writer))
+        };
         lock::confirm(self.repo.backend(), self.lock)?;
         snapshot.added = self.added();
         let hash = self.repo.hash();
@@ -397,11 +415,24 @@ impl<'r> ObjectWriter<'r> {
             snapshot.number = number;
             snapshot.encode(hash)
         };
-        refs::publish(self.repo.backend(), &self.staging, &mut encode)?;
+        let number = refs::publish(self.repo.backend(), &self.staging, &mut encode)?;
+        if let Some((expected, staged, writer)) = labelled {
+            let staged = if number == expected { Ok(staged) } else { writer.stage(number, labels) };
+            staged.and_then(|staged| writer.publish(&staged)).map_err(|error| {
+                if error.is_interrupted() {
+                    return error.interrupted_after(format!("snapshot {number} is complete, without its labels"));
+                }
+                Error::refused(
+                    format!("write the labels of snapshot {number}"),
+                    error.to_string(),
+                    format!("the snapshot is complete and listed; give it its labels with `backuptool tag {number}`"),
+                )
+            })?;
+        }
         if self.heal().is_err() {
             // What is named as damaged and is not any more costs time, until the next check.
         }
-        if seen.publish(self.repo.backend(), snapshot.tree, last_seen).is_err() {
+        if seen.publish(self.repo.backend(), snapshot.tree).is_err() {
             // The next snapshot reads every file.
         }
         if self.packs.has_unsaved(UNSAVED) && self.packs.save(&self.staging).is_err() {

@@ -11,13 +11,15 @@
 //! - [`index`], [`packs`]: where an object stands in all of them;
 //! - [`staging`]: where a writer prepares files;
 //! - [`batch`]: how staged objects become durable and visible;
-//! - [`refs`]: how a snapshot becomes visible, and how it is removed.
+//! - [`refs`]: how a snapshot becomes visible, and how it is removed;
+//! - [`labels`]: how what can be changed about a snapshot is changed.
 
 mod backend;
 pub mod batch;
 pub mod codec;
 pub mod damaged;
 pub mod index;
+pub mod labels;
 pub mod layout;
 mod local;
 pub mod loose;

@@ -10,6 +10,9 @@
 //! - A writer that is still in [`Staging::begin`] may lose its directory or its `info.json` to a cleaner that was faster;
 //!   it sees that (the directory is gone, or the lock is not to be had) and begins again under another name. It has
 //!   staged nothing yet.
+//! - One directory has a fixed name ([`Staging::try_begin_as`]), so it may be made anew while the one before is being
+//!   cleared. `info.json` goes last, by whoever holds its lock, so until it is gone nobody else is in there; after it, only
+//!   the directory itself is removed, which fails if it is not empty.
 //! - A cleaner removes `info.json` last. A directory without one is removed only if it is empty. (After a crash names may
 //!   survive in any combination; files without an `info.json` beside them then stay until a prune, which runs alone,
 //!   removes them.)
@@ -58,13 +61,8 @@ impl<'b> Staging<'b> {
     pub fn begin(backend: &'b dyn Backend, info: &RunInfo) -> Result<Self> {
         for _ in 0..ATTEMPTS {
             let dir = format!("{TMP}/{}", random_hex(8)?);
-            backend.create_dir(&dir)?;
-            match backend.try_lock(&format!("{dir}/{RUN_INFO}"), LockMode::Exclusive, true) {
-                Ok(Some(lock)) => {
-                    let mut staging = Self { backend, dir, lock };
-                    staging.write_info(info)?;
-                    return Ok(staging);
-                }
+            match Self::try_begin_in(backend, info, dir) {
+                Ok(Some(staging)) => return Ok(staging),
                 Ok(None) => {}
                 Err(error) if error.is_not_found() => {}
                 Err(error) => return Err(error),
@@ -75,6 +73,34 @@ impl<'b> Staging<'b> {
             "each one was removed at once by another process",
             "run the command again",
         ))
+    }
+
+    /// Makes and locks the staging directory of this name, which no other writer uses while it exists: so only one process
+    /// at a time does what the name stands for. Nothing is returned if another one holds it (or a cleaner does, for a
+    /// moment). What is found in it was left by one that died, and is removed with the rest. `tmp` must exist.
+    pub fn try_begin_as(backend: &'b dyn Backend, info: &RunInfo, name: &str) -> Result<Option<Self>> {
+        for _ in 0..ATTEMPTS {
+            match Self::try_begin_in(backend, info, format!("{TMP}/{name}")) {
+                // Who held it is just done, and took the directory away.
+                Err(error) if error.is_not_found() => {}
+                other => return other,
+            }
+        }
+        Ok(None)
+    }
+
+    /// That the directory is not found is an error here: a cleaner took it away while it was being made.
+    fn try_begin_in(backend: &'b dyn Backend, info: &RunInfo, dir: String) -> Result<Option<Self>> {
+        backend.create_dir(&dir)?;
+        match backend.try_lock(&format!("{dir}/{RUN_INFO}"), LockMode::Exclusive, true) {
+            Ok(Some(lock)) => {
+                let mut staging = Self { backend, dir, lock };
+                staging.write_info(info)?;
+                Ok(Some(staging))
+            }
+            Ok(None) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     fn write_info(&mut self, info: &RunInfo) -> Result<()> {

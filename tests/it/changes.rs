@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use backuptool::object::HashAlgorithm;
+use backuptool::object::{HashAlgorithm, Labels};
 use backuptool::ops::check::{self, CheckOptions};
-use backuptool::ops::prune;
+use backuptool::ops::prune::{self, PruneOptions};
 use backuptool::ops::snapshot::{ChangeDetection, SnapshotOptions, SnapshotReport, snapshot};
 use backuptool::repo::{self, InitOptions, SharedRepository, WriterOptions};
 use backuptool::store::LocalBackend;
@@ -97,6 +97,7 @@ impl Bench {
             utc_offset: 0,
             allow_empty: true,
             detection,
+            labels: &Labels::default(),
             writing: WriterOptions::default(),
             threads: ONE,
         };
@@ -137,7 +138,7 @@ impl Bench {
 
     fn prune(&self, number: u64) {
         let repo = self.open("repo");
-        let plan = prune::plan(&repo, &[number]).unwrap();
+        let plan = prune::plan(&repo, &PruneOptions::numbers(&[number])).unwrap();
         prune::execute(repo, plan, WriterOptions::default(), &session()).unwrap();
     }
 

@@ -17,8 +17,8 @@ use std::time::Duration;
 
 use backuptool::object::HashAlgorithm::{self, Blake3};
 use backuptool::object::{
-    BlobId, ChunkSizes, Chunker, Config, Content, Entry, EntryKind, ListBuilder, Name, ObjectId, Snapshot, Tree,
-    TreeBuilder, decode_list, encode_list,
+    BlobId, ChunkSizes, Chunker, Config, Content, Entry, EntryKind, Labels, ListBuilder, Name, ObjectId, Snapshot,
+    Tree, TreeBuilder, decode_list, encode_list,
 };
 use backuptool::ops::check::CheckOptions;
 use backuptool::ops::{check, snapshot};
@@ -102,6 +102,7 @@ fn take_example(dir: &Path, writing: WriterOptions) -> (Arc<LocalBackend>, Snaps
         utc_offset: 7200,
         allow_empty: false,
         detection: snapshot::ChangeDetection::default(),
+        labels: &Labels::default(),
         writing,
         threads: NonZero::<usize>::MIN,
     };
@@ -134,6 +135,9 @@ fn documents_decode_and_encode_identically() {
     let snapshot = example(&blocks, "json ref-example");
     let decoded = Snapshot::decode(Blake3, snapshot.as_bytes()).unwrap();
     assert_eq!(String::from_utf8(decoded.encode(Blake3)).unwrap(), snapshot);
+    let labels = example(&blocks, "json labels-example");
+    let decoded = Labels::decode(Blake3, 1, labels.as_bytes()).unwrap();
+    assert_eq!(String::from_utf8(decoded.encode(Blake3, 1)).unwrap(), labels);
     let info = example(&blocks, "json run-info-example");
     let decoded: RunInfo = serde_json::from_str(info).unwrap();
     assert_eq!(serde_json::to_string_pretty(&decoded).unwrap() + "\n", info);

@@ -276,7 +276,9 @@ fn who_waits_for_the_lock_can_be_interrupted() {
     world.snapshot("src");
     let lock = File::open(world.path("repo/lock")).unwrap();
     FileExt::lock_exclusive(&lock).unwrap();
-    for ((signal, code), args) in SIGNALS.into_iter().zip([&["snapshot", "src"][..], &["prune"], &["list"]]) {
+    for ((signal, code), args) in
+        SIGNALS.into_iter().zip([&["snapshot", "src"][..], &["prune", "--unreferenced"], &["list"]])
+    {
         let mut command = world.command();
         command.args(["-r", "repo", "--lock-wait=24h"]).args(args);
         let (mut child, mut stderr) = waiting(command);

@@ -12,6 +12,7 @@ mod meetings;
 mod objects;
 mod pack_sweeps;
 mod packs;
+mod retention;
 mod roundtrip;
 mod support;
 mod sweeps;

@@ -13,9 +13,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use backuptool::object::{ChunkSizes, Content as Stored, EntryKind, HashAlgorithm, ObjectId, Snapshot};
+use backuptool::object::{ChunkSizes, Content as Stored, EntryKind, HashAlgorithm, Labels, ObjectId, Snapshot};
 use backuptool::ops::address::Address;
 use backuptool::ops::check::CheckOptions;
+use backuptool::ops::prune::PruneOptions;
 use backuptool::ops::restore::{RestoreOptions, restore};
 use backuptool::ops::snapshot::{ChangeDetection, SnapshotOptions, snapshot};
 use backuptool::ops::{check, list, pack, prune};
@@ -186,6 +187,7 @@ impl Bench {
             utc_offset: 0,
             allow_empty: true,
             detection: ChangeDetection::default(),
+            labels: &Labels::default(),
             writing: self.writing,
             threads: THREADS,
         };
@@ -214,7 +216,7 @@ impl Bench {
         let unneeded = if report.packs > 0 { report.leftovers.unneeded } else { 0 };
         let leftovers = check::Leftovers { unneeded, ..check::Leftovers::default() };
         assert!(report.is_clean() && report.leftovers == leftovers, "{report:?}");
-        let plan = prune::plan(&repo, &[]).unwrap();
+        let plan = prune::plan(&repo, &PruneOptions::numbers(&[])).unwrap();
         assert_eq!((plan.objects(), plan.missing.len()), (0, 0), "{plan:?}");
         report
     }
@@ -243,12 +245,12 @@ impl Bench {
     fn numbers(&self) -> Vec<u64> {
         let listing = list::list(&self.open()).unwrap();
         assert!(listing.unreadable.is_empty());
-        listing.snapshots.iter().map(|snapshot| snapshot.number).collect()
+        listing.snapshots.iter().map(|listed| listed.snapshot.number).collect()
     }
 
     fn prune(&self, number: u64) {
         let repo = self.open();
-        let plan = prune::plan(&repo, &[number]).unwrap();
+        let plan = prune::plan(&repo, &PruneOptions::numbers(&[number])).unwrap();
         assert!(plan.missing.is_empty());
         prune::execute(repo, plan, self.writing, &session()).unwrap();
     }

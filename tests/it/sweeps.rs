@@ -9,7 +9,7 @@ use backuptool::Error;
 use backuptool::error::ObjectProblem;
 use backuptool::object::{Content, EntryKind, HashAlgorithm, Name, ObjectId, TreeId};
 use backuptool::ops::check::Leftovers;
-use backuptool::ops::prune;
+use backuptool::ops::prune::{self, PruneOptions};
 use backuptool::repo::{SharedRepository, WriterOptions};
 use backuptool::store::batch::{FEW, SyncMethod};
 use backuptool::store::{Backend, Crash, LocalBackend, MemoryBackend, codec, layout, loose};
@@ -210,7 +210,7 @@ fn a_snapshot_taken_after_the_plan_keeps_what_the_plan_calls_dead() {
     let [first, second, ..] = versions();
     let world = World::new(MemoryBackend::new()).with(&[&first, &second]);
     let repo = open(world.memory.clone()).unwrap();
-    let plan = prune::plan(&repo, &[1]).unwrap();
+    let plan = prune::plan(&repo, &PruneOptions::numbers(&[1])).unwrap();
     assert!(!plan.dead.is_empty());
     assert_eq!(take(world.memory.clone(), first.path(), SyncMethod::Auto).unwrap().snapshot.added.objects, 0);
     let report = prune::execute(repo, plan, WriterOptions::default(), &session()).unwrap();
@@ -225,9 +225,9 @@ fn two_prunes_of_the_same_snapshot_do_no_harm() {
     let [first, second, ..] = versions();
     let world = World::new(MemoryBackend::new()).with(&[&first, &second]);
     let repo = open(world.memory.clone()).unwrap();
-    let plan = prune::plan(&repo, &[1]).unwrap();
+    let plan = prune::plan(&repo, &PruneOptions::numbers(&[1])).unwrap();
     let other = open(world.memory.clone()).unwrap();
-    let other_plan = prune::plan(&other, &[1]).unwrap();
+    let other_plan = prune::plan(&other, &PruneOptions::numbers(&[1])).unwrap();
     drop(other);
     assert_eq!(prune::execute(repo, plan, WriterOptions::default(), &session()).unwrap().removed, [1]);
     // The number is free of objects now, and the same content comes again.
@@ -395,7 +395,7 @@ fn a_shard_that_cannot_be_listed_is_damage() {
 fn an_object_that_cannot_be_removed_does_not_keep_the_others() {
     let [first, .., second] = versions();
     let world = World::new(MemoryBackend::new()).with(&[&first, &second]);
-    let dead: Vec<_> = prune::plan(&open(world.memory.clone()).unwrap(), &[1]).unwrap().dead;
+    let dead: Vec<_> = prune::plan(&open(world.memory.clone()).unwrap(), &PruneOptions::numbers(&[1])).unwrap().dead;
     assert!(dead.len() > 3, "{dead:?}");
     for (id, _) in &dead {
         let memory = world.copy();
@@ -480,7 +480,7 @@ fn a_lock_whose_file_was_replaced_is_not_relied_on() {
 /// The trees and lists, and the blobs, that a snapshot needs and no object that another one needs.
 fn own_objects(memory: &MemoryBackend, number: u64) -> (Vec<ObjectId>, Vec<ObjectId>) {
     let repo = open(memory.clone()).unwrap();
-    let dead = prune::plan(&repo, &[number]).unwrap().dead;
+    let dead = prune::plan(&repo, &PruneOptions::numbers(&[number])).unwrap().dead;
     dead.into_iter().map(|(id, _)| id).partition(|id| repo.read_tree(TreeId(*id)).is_ok())
 }
 
@@ -519,7 +519,7 @@ fn a_prune_refuses_when_a_snapshot_came_after_the_plan_that_it_cannot_read() {
     let [first, second, ..] = versions();
     let world = World::new(MemoryBackend::new()).with(&[&first]);
     let repo = open(world.memory.clone()).unwrap();
-    let plan = prune::plan(&repo, &[1]).unwrap();
+    let plan = prune::plan(&repo, &PruneOptions::numbers(&[1])).unwrap();
     let report = take(world.memory.clone(), second.path(), SyncMethod::Auto).unwrap();
     world.memory.set_contents(&layout::object_path(report.snapshot.tree.object()), Vec::new()).unwrap();
     let before = fingerprint(&world.memory);

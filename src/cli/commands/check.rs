@@ -10,7 +10,7 @@ use backuptool::object::display_bytes;
 use backuptool::ops::check::{self, CheckOptions, CheckReport, Extent};
 use backuptool::{Error, Result};
 use jiff::Timestamp;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cli::args::{Check, Global};
 use crate::cli::exit;
@@ -65,10 +65,7 @@ fn check_text(report: &CheckReport) -> String {
 /// What is damaged: objects, the files that need them, and the snapshots that these are in.
 fn damage(report: &CheckReport, lines: &mut Vec<String>) {
     lines.extend(report.unlistable.iter().map(|error| format!("damaged: {error}")));
-    lines.extend(report.unreadable.iter().map(|(_number, error)| match error {
-        Error::TooNew { .. } => format!("not checked: {error}"),
-        _ => format!("damaged: {}", error.reason()),
-    }));
+    lines.extend(damaged_documents(report));
     lines.extend(report.damaged_packs.iter().map(|(_pack, reason)| format!("damaged: {reason}")));
     for (id, damage) in &report.damaged {
         lines.push(match &damage.problem {
@@ -148,7 +145,7 @@ fn remedies(report: &CheckReport, lines: &mut Vec<String>) {
     if !report.unreadable.is_empty() {
         line(
             "for refs: copy the files named above from another copy of this very repository, or remove the snapshots with \
-             `backuptool prune`",
+             `backuptool prune --snapshot=N`",
         );
     }
     line("then run `backuptool check` again");
@@ -168,7 +165,19 @@ fn alike(affected: &BTreeMap<u64, u64>) -> Vec<(String, u64)> {
     by_paths.into_iter().rev().map(|(paths, numbers)| (number_ranges(&numbers), paths)).collect()
 }
 
-fn check_json(report: &CheckReport) -> serde_json::Value {
+/// The refs and labels that cannot be read, a line each.
+fn damaged_documents(report: &CheckReport) -> Vec<String> {
+    let line = |error: &Error, text: String| match error {
+        Error::TooNew { .. } => format!("not checked: {error}"),
+        _ => format!("damaged: {text}"),
+    };
+    let refs = report.unreadable.iter().map(|(_number, error)| line(error, error.reason()));
+    // What to do next depends on the file.
+    let labels = report.damaged_labels.iter().map(|(_number, error)| line(error, error.to_string()));
+    refs.chain(labels).collect()
+}
+
+fn check_json(report: &CheckReport) -> Value {
     let damaged: Vec<_> = report
         .damaged
         .iter()
@@ -186,13 +195,12 @@ fn check_json(report: &CheckReport) -> serde_json::Value {
         .iter()
         .map(|(pack, reason)| json!({"pack": pack.to_string(), "problem": reason}))
         .collect();
-    let unreadable: Vec<_> = report
-        .unreadable
-        .iter()
-        .map(|(number, error)| json!({"snapshot": number, "problem": error.to_string()}))
-        .collect();
     let affected: Vec<_> =
         report.affected().into_iter().map(|(number, paths)| json!({"snapshot": number, "paths": paths})).collect();
+    let numbered = |of: &[(u64, Error)]| -> Vec<Value> {
+        of.iter().map(|(number, error)| json!({"snapshot": number, "problem": error.to_string()})).collect()
+    };
+    let (unreadable, damaged_labels) = (numbered(&report.unreadable), numbered(&report.damaged_labels));
     json!({
         "type": "check",
         "clean": report.is_clean(),
@@ -206,6 +214,7 @@ fn check_json(report: &CheckReport) -> serde_json::Value {
         "not_recorded": report.not_recorded.as_ref().map(ToString::to_string),
         "unlistable": report.unlistable.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "unreadable": unreadable,
+        "damaged_labels": damaged_labels,
         "whole": report.whole,
         "affected": affected,
         "not_remembered": report.not_remembered.as_ref().map(ToString::to_string),

@@ -2,6 +2,7 @@
 
 mod check;
 mod init;
+mod labels;
 mod list;
 mod pack;
 mod prune;
@@ -30,6 +31,9 @@ pub(super) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Snapshot(args) => snapshot::snapshot(&global, &args),
         Command::List => list::list(&global),
         Command::Restore(args) => restore::restore(&global, &args),
+        Command::Tag(args) => labels::tag(&global, args),
+        Command::Pin(args) => labels::pin(&global, &args, true),
+        Command::Unpin(args) => labels::pin(&global, &args, false),
         Command::Prune(args) => prune::prune(&global, &args),
         Command::Pack => pack::pack(&global),
         Command::Check(args) => check::check(&global, &args),

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use backuptool::object::display_path;
+use backuptool::object::{Labels, display_path};
 use backuptool::ops::init::{self, InitOptions};
 use backuptool::ops::snapshot::{self, SnapshotOptions, SnapshotReport, WriterOptions};
 use backuptool::{Error, Result, object};
@@ -35,6 +35,11 @@ pub(super) fn snapshot(global: &Global, args: &Snapshot) -> Result<ExitCode> {
         other => other?,
     };
     let user = environment::user();
+    let labels = Labels {
+        tags: args.tags.iter().cloned().collect(),
+        message: args.message.clone().filter(|message| !message.is_empty()),
+        pinned: false,
+    };
     let options = SnapshotOptions {
         source: &source,
         user: user.as_bytes(),
@@ -42,6 +47,7 @@ pub(super) fn snapshot(global: &Global, args: &Snapshot) -> Result<ExitCode> {
         utc_offset: environment::time_zone().to_offset(session.start).seconds(),
         allow_empty: args.allow_empty,
         detection: (&args.detection).into(),
+        labels: &labels,
         writing: WriterOptions { sync: args.fsync.into(), loose_limit: args.loose_limit, ..WriterOptions::default() },
         threads: global.threads(),
     };

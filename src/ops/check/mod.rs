@@ -28,6 +28,7 @@ use crate::object::{ObjectId, Snapshot};
 use crate::progress::Progress;
 use crate::repo::{Repository, Session, SharedRepository};
 use crate::store::pack::PackName;
+use crate::store::refs::RefListing;
 use crate::store::{damaged, layout, loose, staging, verified};
 
 /// How to check.
@@ -74,6 +75,8 @@ pub struct CheckReport {
     pub unlistable: Vec<Error>,
     /// Snapshots whose ref cannot be read or is wrong, and why.
     pub unreadable: Vec<(u64, Error)>,
+    /// Snapshots whose labels cannot be read, and why. They restore all the same.
+    pub damaged_labels: Vec<(u64, Error)>,
     /// The numbers of the snapshots that restore wholly.
     pub whole: Vec<u64>,
     /// What is left over and does no harm.
@@ -89,6 +92,7 @@ impl CheckReport {
             && self.damaged_packs.is_empty()
             && self.unreadable.is_empty()
             && self.unlistable.is_empty()
+            && self.damaged_labels.is_empty()
     }
 }
 
@@ -158,6 +162,7 @@ pub fn check(repo: &SharedRepository, options: &CheckOptions, session: &Session<
         unread: stored.values().filter(|stored| matches!(stored, Stored::Unread(_))).count() as u64,
         unlistable: loose.unreadable,
         unreadable: listing.unreadable,
+        damaged_labels: damaged_labels(repo, &refs)?,
         leftovers: Leftovers {
             unneeded,
             staging: staging::abandoned(repo.backend())?,
@@ -216,6 +221,19 @@ fn doubtful_packs(repo: &Repository, report: &CheckReport) -> Result<HashSet<Pac
         }
     }
     Ok(packs)
+}
+
+/// The labels that cannot be read, of snapshots that there are; what a removed one has left is nobody's.
+fn damaged_labels(repo: &Repository, refs: &RefListing) -> Result<Vec<(u64, Error)>> {
+    let mut damaged = Vec::new();
+    for number in refs.labels.iter().filter(|number| refs.snapshots.binary_search(number).is_ok()) {
+        match repo.labels(*number) {
+            Ok(_) => {}
+            Err(error) if error.is_interrupted() => return Err(error),
+            Err(error) => damaged.push((*number, error)),
+        }
+    }
+    Ok(damaged)
 }
 
 fn strangers(in_snapshots: Vec<String>, in_objects: Vec<String>, in_packs: Vec<String>) -> Vec<String> {

@@ -63,11 +63,6 @@ impl Compare {
         Self { last, next, detection, open: vec![Level { is_known, is_same: is_known }] }
     }
 
-    /// What the last snapshot saw, for what remains to be asked of it.
-    pub(super) fn into_last(self) -> Option<SeenReader> {
-        self.last
-    }
-
     /// Says of an event whether it is as it was. To be called with each event of the walk, in order.
     pub(super) fn event(&mut self, event: Event) -> Event {
         match event {

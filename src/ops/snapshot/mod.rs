@@ -24,7 +24,7 @@ use super::parallel;
 use crate::error::{Error, Result};
 use crate::fs::{Identity, SourceDir};
 use crate::object::{
-    Added, BlobId, Chunker, Content, Counts, ListBuilder, PathNote, PathNotes, Snapshot, display_path,
+    Added, BlobId, Chunker, Content, Counts, Labels, ListBuilder, PathNote, PathNotes, Snapshot, display_path,
 };
 use crate::progress::{Progress, Warning, WarningReason};
 pub use crate::repo::WriterOptions;
@@ -46,6 +46,8 @@ pub struct SnapshotOptions<'a> {
     pub allow_empty: bool,
     /// What counts as a change since the last snapshot.
     pub detection: ChangeDetection,
+    /// What is said about it from the beginning.
+    pub labels: &'a Labels,
     /// How objects are written.
     pub writing: WriterOptions,
     /// How many threads read and compress.
@@ -92,9 +94,8 @@ pub fn snapshot(
     let path = options.source.as_os_str().as_bytes().to_vec();
     let source = SourceId { host: host.clone(), path: path.clone(), top: (top.device(), top.inode()) };
     let last = if options.detection.rescan { None } else { repo.seen(&source)? };
-    let compare = Compare::begin(last, options.detection);
-    let seen = writer.seen(&source, start, options.detection.ignore_ctime);
-    let mut history = History { compare, seen };
+    let seen = writer.seen(&source, start, options.detection.ignore_ctime, last.as_ref());
+    let mut history = History { compare: Compare::begin(last, options.detection), seen };
     let Assembled { tree, counts, special, unchanged } =
         assemble::assemble(walk, &mut history, &writer, &threads, handles, &mut notes, session.progress)?;
     let (incomplete, changed) = (notes.incomplete.finish(&writer)?, notes.changed.finish(&writer)?);
@@ -116,7 +117,7 @@ pub fn snapshot(
     };
     refuse_nothing(repo, &snapshot, options)?;
     let replaced = writer.replaced();
-    let snapshot = writer.commit(snapshot, history.seen, history.compare.into_last().as_ref())?;
+    let snapshot = writer.commit(snapshot, options.labels, history.seen, session)?;
     Ok(SnapshotReport { snapshot, unchanged, special, replaced, elapsed: begun.elapsed() })
 }
 

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backuptool::Result;
-use backuptool::object::{Content, Entry, EntryKind, HashAlgorithm, TreeId};
+use backuptool::object::{Content, Entry, EntryKind, HashAlgorithm, Labels, TreeId};
 use backuptool::ops::address::{Address, Wanted};
 use backuptool::ops::check::{self, CheckOptions, CheckReport};
 use backuptool::ops::pack::{self, PackPlan, PackReport};
-use backuptool::ops::prune::{self, PrunePlan, PruneReport};
+use backuptool::ops::prune::{self, PruneOptions, PrunePlan, PruneReport};
 use backuptool::ops::restore::{self, RestoreOptions, RestoreReport};
 use backuptool::ops::snapshot::{self, ChangeDetection, SnapshotOptions, SnapshotReport, WriterOptions};
 use backuptool::progress::{Interruption, Silent};
@@ -70,6 +70,17 @@ pub(crate) fn take_in(
     source: &Path,
     writing: WriterOptions,
 ) -> Result<SnapshotReport> {
+    take_labelled(session, backend, source, writing, &Labels::default())
+}
+
+/// Takes a snapshot with labels.
+pub(crate) fn take_labelled(
+    session: &Session<'_>,
+    backend: impl Backend + 'static,
+    source: &Path,
+    writing: WriterOptions,
+    labels: &Labels,
+) -> Result<SnapshotReport> {
     let options = SnapshotOptions {
         source,
         user: b"user",
@@ -77,6 +88,7 @@ pub(crate) fn take_in(
         utc_offset: 0,
         allow_empty: false,
         detection: ChangeDetection::default(),
+        labels,
         writing,
         threads: ONE,
     };
@@ -154,12 +166,12 @@ pub(crate) fn prune_in(
     writing: WriterOptions,
 ) -> Result<PruneReport> {
     let repo = open_in(session, backend)?;
-    let plan = prune::plan(&repo, numbers)?;
+    let plan = prune::plan(&repo, &PruneOptions::numbers(numbers))?;
     prune::execute(repo, plan, writing, session)
 }
 
 pub(crate) fn prune_plan(backend: impl Backend + 'static, numbers: &[u64]) -> Result<PrunePlan> {
-    prune::plan(&*open(backend)?, numbers)
+    prune::plan(&*open(backend)?, &PruneOptions::numbers(numbers))
 }
 
 pub(crate) fn pack_with(backend: impl Backend + 'static, writing: WriterOptions) -> Result<PackReport> {
