@@ -1,4 +1,5 @@
-//! The index of all packs at scale: how long it takes to open, to find and not to find, and what it holds in memory.
+//! The index of all packs at scale: how long it takes to open, to find and not to find, and what it holds in memory; and
+//! the same for the plan of a prune, which marks them all.
 //!
 //! ```text
 //! cargo bench --bench index -- DIR [OBJECTS [PACKS]]
@@ -6,21 +7,32 @@
 //!
 //! Makes packs in a new repository in DIR (which must not exist), 10 million objects in 1,000 packs unless said otherwise.
 //! They have a whole index and a hole where the frames would be: 36 bytes an object on the disk. They are taken in one by
-//! one, as a snapshot does it, with the index file written whenever much has come; then everything is opened anew.
+//! one, as a snapshot does it, with the index file written whenever much has come; then everything is opened anew. At last
+//! a snapshot refers to all of them, from directories of 1,000 files, and a prune is planned.
 
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use backuptool::object::{HashAlgorithm, MAX_OBJECT, ObjectId};
+use backuptool::object::{
+    Added, BlobId, Content, Counts, Entry, EntryKind, HashAlgorithm, Labels, MAX_OBJECT, Name, ObjectId, PathNotes,
+    Snapshot, TreeBuilder,
+};
+use backuptool::ops::{
+    self,
+    prune::{self, PruneOptions},
+};
+use backuptool::progress::{Interruption, Silent};
+use backuptool::repo::{self, InitOptions, Session, WriterOptions};
 use backuptool::store::LocalBackend;
 use backuptool::store::loose::ReadRules;
 use backuptool::store::pack::{FinishedPack, FrameEntry, Member, PackIndex, PackKind, PackName};
 use backuptool::store::packs::Packs;
 use backuptool::store::staging::{RunInfo, Staging};
+use jiff::Timestamp;
 
 const HASH: HashAlgorithm = HashAlgorithm::Blake3;
 const RULES: ReadRules = ReadRules { hash: HASH, max_object: MAX_OBJECT };
@@ -40,14 +52,13 @@ fn main() {
         argument.unwrap_or(default)
     };
     // As the program does: each hit is confirmed in a pack, which is best held open.
-    backuptool::ops::raise_open_file_limit();
+    ops::raise_open_file_limit();
     let (objects, packs) = (number(10_000_000), number(1000));
-    fs::create_dir(&dir).expect("DIR must not exist");
-    for sub in ["packs", "cache", "tmp"] {
-        fs::create_dir(dir.join(sub)).expect("make the repository");
-    }
+    let session = session();
+    let made = Arc::new(LocalBackend::make(&dir).expect("DIR must not exist"));
+    repo::init(made, &InitOptions::default(), &session).expect("make the repository");
     let backend = Arc::new(LocalBackend::open(&dir).expect("open the repository"));
-    let info = RunInfo { host: "bench".into(), pid: 0, command: "bench".into(), start: jiff::Timestamp::UNIX_EPOCH };
+    let info = RunInfo { host: "bench".into(), pid: 0, command: "bench".into(), start: Timestamp::UNIX_EPOCH };
     let staging = Staging::begin(&*backend, &info).expect("begin staging");
 
     let each = objects / packs;
@@ -82,6 +93,66 @@ fn main() {
     let all = Packs::open(backend.clone(), RULES).expect("open the packs");
     println!("open without the index file: {:.1} s; {}", begun.elapsed().as_secs_f64(), memory());
     all.save(&staging).expect("write the index");
+    drop((all, staging));
+    refer_to_all(&dir, each * packs, &session);
+    fs::write("/proc/self/clear_refs", "5").expect("begin to measure the peak anew");
+    println!("before the plan: {}", memory());
+    let begun = Instant::now();
+    let repo = ops::open(&dir, &session).expect("open the repository");
+    let plan = prune::plan(&repo, &PruneOptions::numbers(&[])).expect("plan a prune");
+    assert_eq!((plan.objects(), plan.missing.len()), (0, 0));
+    println!("plan of a prune: {:.1} s; {}", begun.elapsed().as_secs_f64(), memory());
+}
+
+fn session() -> Session<'static> {
+    Session {
+        host: "bench".into(),
+        pid: 0,
+        command: "bench".into(),
+        start: Timestamp::UNIX_EPOCH,
+        lock_wait: Duration::ZERO,
+        progress: &Silent,
+        interruption: Interruption::default(),
+    }
+}
+
+/// Adds a snapshot of files that are all the objects.
+fn refer_to_all(dir: &Path, objects: u64, session: &Session<'_>) {
+    let repo = ops::open(dir, session).expect("open the repository");
+    let writer = repo.writer(session, WriterOptions { loose_limit: 0, ..WriterOptions::default() }).expect("begin");
+    let named = |n: u64| Name::new(format!("{n:012}").into_bytes()).expect("a name");
+    let mut trees = writer.trees();
+    let mut top = TreeBuilder::new(HASH);
+    for first in (0..objects).step_by(1000) {
+        let mut tree = TreeBuilder::new(HASH);
+        for n in first..objects.min(first + 1000) {
+            let kind = EntryKind::File { size: 4096, content: Content::Blob(BlobId(name(n))) };
+            tree.push(Entry { name: named(n), kind }, &mut |piece| trees.store_tree(piece)).expect("store a tree");
+        }
+        let (tree, size) = tree.finish(&mut |piece| trees.store_tree(piece)).expect("store a tree");
+        let entry = Entry { name: named(first), kind: EntryKind::Dir { size, tree } };
+        top.push(entry, &mut |piece| trees.store_tree(piece)).expect("store a tree");
+    }
+    let (tree, bytes) = top.finish(&mut |piece| trees.store_tree(piece)).expect("store a tree");
+    drop(trees);
+    let counts = Counts { files: objects, bytes, ..Counts::default() };
+    let snapshot = Snapshot {
+        number: 0,
+        start: Timestamp::UNIX_EPOCH,
+        end: Timestamp::UNIX_EPOCH,
+        utc_offset: 0,
+        host: b"bench".to_vec(),
+        user: b"bench".to_vec(),
+        source: b"/".to_vec(),
+        options: Vec::new(),
+        tool: "bench".into(),
+        tree,
+        counts,
+        added: Added::default(),
+        incomplete: PathNotes::default(),
+        changed: PathNotes::default(),
+    };
+    writer.commit(snapshot, &Labels::default(), session).expect("take the snapshot");
 }
 
 fn time(what: &str, look_up: impl Fn(u64) -> bool, expected: bool) {

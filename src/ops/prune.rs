@@ -193,9 +193,10 @@ pub fn plan(repo: &Repository, options: &PruneOptions) -> Result<PrunePlan> {
     mark_all(repo, &keep, &mut marks)?;
 
     let stored = loose::list(repo.backend())?.complete()?.objects;
-    let keepers = repo.choose_keepers(&stored, |id| marks.needs(id))?;
+    marks.note_loose(repo, &stored);
+    let keepers = repo.choose_keepers(&stored, |id| marks.needs(repo, id))?;
     let mut dead = Vec::new();
-    for id in stored.iter().filter(|id| !marks.needs(id) || keepers.has_better(id, Copy::Loose)) {
+    for id in stored.iter().filter(|id| !marks.needs(repo, id) || keepers.has_better(id, Copy::Loose)) {
         // The length is for the report only.
         dead.push((*id, repo.backend().length(&layout::object_path(*id)).unwrap_or(0)));
     }
@@ -211,7 +212,10 @@ pub fn plan(repo: &Repository, options: &PruneOptions) -> Result<PrunePlan> {
         let (mut dead, mut dead_bytes, mut all_bytes) = (0, 0, 0);
         for (position, member) in (0..).zip(index.members) {
             all_bytes += u64::from(member.length);
-            if !is_alive(&marks, &keepers, Location { slot, position }, &member.id) {
+            let location = Location { slot, position };
+            if !marks.needs_at(repo, name, position, &member.id)
+                || keepers.has_better(&member.id, Copy::Packed(location))
+            {
                 dead += 1;
                 dead_bytes += u64::from(member.length);
             }
@@ -348,7 +352,7 @@ fn reconsider(repo: &Repository, plan: &PrunePlan) -> Result<Vec<Considered>> {
 /// What is needed and is neither loose nor in a pack, whatever the index of all packs says; in order.
 fn missing(repo: &Repository, loose: &[ObjectId], marks: &Reachable) -> Result<Vec<ObjectId>> {
     let packs = repo.packs()?;
-    let mut missing: Vec<ObjectId> = marks.needed().copied().filter(|id| loose.binary_search(id).is_err()).collect();
+    let mut missing: Vec<ObjectId> = marks.apart().copied().filter(|id| loose.binary_search(id).is_err()).collect();
     loop {
         let mut still = Vec::new();
         for id in missing {
@@ -362,10 +366,6 @@ fn missing(repo: &Repository, loose: &[ObjectId], marks: &Reachable) -> Result<V
             return Ok(missing);
         }
     }
-}
-
-fn is_alive(marks: &Reachable, keepers: &Keepers, location: Location, id: &ObjectId) -> bool {
-    marks.needs(id) && !keepers.has_better(id, Copy::Packed(location))
 }
 
 /// Executes a plan that was made on the same repository.
@@ -394,7 +394,7 @@ pub fn execute(
         loose: plan.dead.iter().map(|(id, _)| *id).collect(),
         trusted: rewriting.new.iter().copied().collect(),
     };
-    let (gone, swept) = repo.remove_copies(&removal, |id| plan.marks.needs(id));
+    let (gone, swept) = repo.remove_copies(&removal, |id| plan.marks.needs(&repo, id));
     let tidied = repo.remove_leftovers(announced.as_ref());
     drop(announced);
     let packs_changed = !gone.packs.is_empty() || !rewriting.new.is_empty();
@@ -473,7 +473,10 @@ fn copy_alive(
     let mut repacker = repo.repacker(session, options)?;
     let copied = plan.rewrite.iter().try_for_each(|pack| {
         let slot = pack.slot;
-        let is_wanted = |position, id: &ObjectId| is_alive(&plan.marks, &plan.keepers, Location { slot, position }, id);
+        let is_wanted = |position, id: &ObjectId| {
+            let copy = Copy::Packed(Location { slot, position });
+            plan.marks.needs_at(repo, pack.name, position, id) && !plan.keepers.has_better(id, copy)
+        };
         match repacker.copy(slot, is_wanted)? {
             Copied::Wholly => rewriting.superseded.push(pack.name),
             Copied::Rotten => rewriting.rotten.push(pack.name),

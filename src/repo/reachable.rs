@@ -4,19 +4,72 @@
 //! The walk keeps its own stack: the depth of the source does not matter.
 //!
 //! The same bytes may be referred to as a blob by one entry and as a tree by another (somebody backs up a tree object as
-//! a file). So what was visited is remembered by how it was referred to, and what is needed by name alone.
+//! a file). So what was visited is remembered by how it was referred to, and what is needed by what it is alone.
+//!
+//! # Memory
+//!
+//! A mark is a bit at the place in a pack where the object stands; so is the note that a tree, or a list of chunks, was
+//! visited. Only these are remembered by name: what is needed and loose, what is missing, and lists of lists.
+//!
+//! # Why nothing that is needed is taken for dead
+//!
+//! - A place is marked only after the pack itself has said that the object stands there: `cache/index` alone could point
+//!   at a neighbour. If no pack says so, the name is kept.
+//! - Places are those of a pack by its name, so they mean the same after the packs were listed anew.
+//! - Of an object with several copies the index may know only some. So a place without a mark is dead only if no place that
+//!   the index knows for an object of that name is marked either ([`Reachable::needs`]). What cannot be looked up counts as
+//!   needed.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::Repository;
 use crate::error::Result;
-use crate::object::{Content, EntryKind, ListId, ObjectId, Snapshot, Tree, TreeId};
+use crate::object::{Content, EntryKind, ID_LEN, ListId, ObjectId, Snapshot, Tree, TreeId};
+use crate::store::pack::PackName;
+
+/// So many objects that were marked last are remembered by name: most of what a tree refers to, an earlier version of the
+/// tree has referred to before.
+const RECENT: usize = 1 << 16;
 
 /// The objects that a set of snapshots needs.
 #[derive(Debug, Default)]
 pub struct Reachable {
-    needed: HashSet<ObjectId>,
+    packed: HashMap<PackName, PackMarks>,
+    /// Needed, and loose, or in no pack when they were marked.
+    apart: HashSet<ObjectId>,
+    /// Visited, and without a bit for it.
     visited: HashSet<Visit>,
+    /// By the end of their names.
+    recent: Vec<Option<ObjectId>>,
+}
+
+/// What was noted about the objects of a pack, by position.
+#[derive(Debug, Default)]
+struct PackMarks {
+    needed: Bits,
+    trees: Bits,
+    lists: Bits,
+}
+
+#[derive(Debug, Default)]
+struct Bits(Vec<u64>);
+
+impl Bits {
+    fn has(&self, position: u32) -> bool {
+        self.0.get(position as usize / 64).is_some_and(|word| word >> (position % 64) & 1 == 1)
+    }
+
+    /// Sets a bit; returns whether it was not set before.
+    fn set(&mut self, position: u32) -> bool {
+        let at = position as usize / 64;
+        if self.0.len() <= at {
+            self.0.resize(at + 1, 0);
+        }
+        let bit = 1 << (position % 64);
+        let is_new = self.0[at] & bit == 0;
+        self.0[at] |= bit;
+        is_new
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -26,14 +79,17 @@ enum Visit {
     List(ListId, u8),
 }
 
+/// A place that stays the same when packs are listed anew.
+type Place = (PackName, u32);
+
 impl Reachable {
     /// Marks everything that a snapshot needs. It is an error if a tree or list cannot be read: then what is below it is
     /// not known, and nothing must be removed. Blobs are not read.
     pub fn mark(&mut self, repo: &Repository, snapshot: &Snapshot) -> Result<()> {
         let mut pending = Vec::new();
-        self.refer_to(Visit::Tree(snapshot.tree), &mut pending);
+        self.refer_to(repo, Visit::Tree(snapshot.tree), &mut pending)?;
         for (_size, content) in [&snapshot.incomplete.all, &snapshot.changed.all].into_iter().flatten() {
-            self.refer_to_content(*content, &mut pending);
+            self.refer_to_content(repo, *content, &mut pending)?;
         }
         while let Some(visit) = pending.pop() {
             match visit {
@@ -41,24 +97,24 @@ impl Reachable {
                     Tree::Entries(entries) => {
                         for entry in entries {
                             match entry.kind {
-                                EntryKind::File { content, .. } => self.refer_to_content(content, &mut pending),
-                                EntryKind::Dir { tree, .. } => self.refer_to(Visit::Tree(tree), &mut pending),
-                                EntryKind::Symlink { .. } => {}
-                            }
+                                EntryKind::File { content, .. } => self.refer_to_content(repo, content, &mut pending),
+                                EntryKind::Dir { tree, .. } => self.refer_to(repo, Visit::Tree(tree), &mut pending),
+                                EntryKind::Symlink { .. } => Ok(()),
+                            }?;
                         }
                     }
                     Tree::Pieces { pieces, .. } => {
                         for piece in pieces {
-                            self.refer_to(Visit::Tree(piece.tree), &mut pending);
+                            self.refer_to(repo, Visit::Tree(piece.tree), &mut pending)?;
                         }
                     }
                 },
                 Visit::List(id, depth) => {
                     for chunk in repo.read_list(id)? {
                         if depth == 1 {
-                            self.needed.insert(chunk.id);
+                            self.need(repo, chunk.id)?;
                         } else {
-                            self.refer_to(Visit::List(ListId(chunk.id), depth - 1), &mut pending);
+                            self.refer_to(repo, Visit::List(ListId(chunk.id), depth - 1), &mut pending)?;
                         }
                     }
                 }
@@ -67,33 +123,107 @@ impl Reachable {
         Ok(())
     }
 
-    fn refer_to_content(&mut self, content: Content, pending: &mut Vec<Visit>) {
+    fn refer_to_content(&mut self, repo: &Repository, content: Content, pending: &mut Vec<Visit>) -> Result<()> {
         match content {
-            Content::Blob(blob) => {
-                self.needed.insert(blob.object());
-            }
-            Content::Chunks { list, depth } => self.refer_to(Visit::List(list, depth), pending),
+            Content::Blob(blob) => self.need(repo, blob.object()),
+            Content::Chunks { list, depth } => self.refer_to(repo, Visit::List(list, depth), pending),
         }
     }
 
-    fn refer_to(&mut self, visit: Visit, pending: &mut Vec<Visit>) {
+    fn refer_to(&mut self, repo: &Repository, visit: Visit, pending: &mut Vec<Visit>) -> Result<()> {
         let id = match visit {
             Visit::Tree(id) => id.object(),
             Visit::List(id, _) => id.object(),
         };
-        self.needed.insert(id);
-        if self.visited.insert(visit) {
+        let places = self.mark_places(repo, id)?;
+        let is_new = match (visit, places.first()) {
+            (Visit::Tree(_), Some((pack, position))) => self.marks(*pack).trees.set(*position),
+            (Visit::List(_, 1), Some((pack, position))) => self.marks(*pack).lists.set(*position),
+            _ => self.visited.insert(visit),
+        };
+        if is_new {
             pending.push(visit);
         }
+        Ok(())
     }
 
-    /// Whether a marked snapshot needs the object.
-    pub fn needs(&self, id: &ObjectId) -> bool {
-        self.needed.contains(id)
+    fn need(&mut self, repo: &Repository, id: ObjectId) -> Result<()> {
+        if self.recent.is_empty() {
+            self.recent = vec![None; RECENT];
+        }
+        let end = &id.as_bytes()[ID_LEN - 2..];
+        let slot = usize::from(u16::from_le_bytes([end[0], end[1]]));
+        if self.recent[slot] != Some(id) {
+            self.mark_places(repo, id)?;
+            self.recent[slot] = Some(id);
+        }
+        Ok(())
     }
 
-    /// Every object that a marked snapshot needs, in no order.
-    pub fn needed(&self) -> impl Iterator<Item = &ObjectId> {
-        self.needed.iter()
+    /// Marks each place where packs say that the object stands, or its name if there is none. Returns the places.
+    fn mark_places(&mut self, repo: &Repository, id: ObjectId) -> Result<Vec<Place>> {
+        let packs = repo.packs()?;
+        let mut places: Vec<Place> = Vec::new();
+        for location in repo.packed_copies(id)? {
+            places.push((packs.name(location.slot), location.position));
+        }
+        places.sort_unstable();
+        for (pack, position) in &places {
+            self.marks(*pack).needed.set(*position);
+        }
+        if places.is_empty() {
+            self.apart.insert(id);
+        }
+        Ok(places)
+    }
+
+    fn marks(&mut self, pack: PackName) -> &mut PackMarks {
+        self.packed.entry(pack).or_default()
+    }
+
+    /// Whether a marked snapshot needs the object, whichever copy of it is meant. Also if that cannot be found out.
+    pub fn needs(&self, repo: &Repository, id: &ObjectId) -> bool {
+        let is_marked = || -> Result<bool> {
+            let packs = repo.packs()?;
+            let found = packs.find(*id)?;
+            Ok(found.into_iter().any(|location| self.has_mark(packs.name(location.slot), location.position)))
+        };
+        self.apart.contains(id) || is_marked().unwrap_or(true)
+    }
+
+    /// The same for what stands at a place, which is faster where it is needed.
+    pub fn needs_at(&self, repo: &Repository, pack: PackName, position: u32, id: &ObjectId) -> bool {
+        self.has_mark(pack, position) || self.needs(repo, id)
+    }
+
+    /// Remembers by name which of the loose objects are needed: then they are, wherever other copies stand or go.
+    pub fn note_loose(&mut self, repo: &Repository, loose: &[ObjectId]) {
+        let needed: Vec<ObjectId> = loose.iter().filter(|id| self.needs(repo, id)).copied().collect();
+        self.apart.extend(needed);
+    }
+
+    fn has_mark(&self, pack: PackName, position: u32) -> bool {
+        self.packed.get(&pack).is_some_and(|marks| marks.needed.has(position))
+    }
+
+    /// Every object that a marked snapshot needs and that no pack was found to hold, and what [`Reachable::note_loose`] has
+    /// noted; in no order.
+    pub fn apart(&self) -> impl Iterator<Item = &ObjectId> {
+        self.apart.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bits_are_set_one_by_one() {
+        let mut bits = Bits::default();
+        for position in [0, 63, 64, 1000, 65_536] {
+            assert!(!bits.has(position) && bits.set(position) && bits.has(position) && !bits.set(position));
+            assert!(!bits.has(position + 1) && !bits.has(u32::MAX));
+        }
+        assert_eq!(bits.0.iter().map(|word| word.count_ones()).sum::<u32>(), 5);
     }
 }

@@ -222,6 +222,11 @@ impl Packs {
         self.state().packs.clone()
     }
 
+    /// The pack in a slot.
+    pub fn name(&self, slot: u32) -> PackName {
+        self.state().packs[slot as usize].0
+    }
+
     /// Describes the packs that cannot be used.
     pub fn unusable(&self) -> Vec<(PackName, String)> {
         self.state().unusable.iter().map(|(name, error)| (*name, error.reason())).collect()
