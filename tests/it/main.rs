@@ -3,6 +3,7 @@
 mod backend_conformance;
 mod changes;
 mod cli;
+mod disks;
 mod extents;
 mod format_doc;
 mod frozen;
@@ -16,4 +17,5 @@ mod retention;
 mod roundtrip;
 mod support;
 mod sweeps;
+mod syscalls;
 mod tidy;
