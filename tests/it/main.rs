@@ -13,6 +13,7 @@ mod meetings;
 mod objects;
 mod pack_sweeps;
 mod packs;
+mod races;
 mod retention;
 mod roundtrip;
 mod support;
