@@ -5,6 +5,7 @@ mod changes;
 mod cli;
 mod disks;
 mod extents;
+mod flips;
 mod format_doc;
 mod frozen;
 mod hostile;
