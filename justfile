@@ -20,7 +20,18 @@ test:
 
 # The tests with longer sweeps and many more random cases
 test-slow:
-    BACKUPTOOL_SLOW=1 PROPTEST_CASES=2000 cargo test
+    BACKUPTOOL_SLOW=1 BACKUPTOOL_FLIPS=1000 BACKUPTOOL_RACE_SECONDS=60 PROPTEST_CASES=2000 cargo test
+
+# Only what acts from outside: killed and failing system calls, real disks, flipped bits, races, copies
+test-outside:
+    BACKUPTOOL_SLOW=1 BACKUPTOOL_FLIPS=1000 BACKUPTOOL_RACE_SECONDS=60 cargo test --test it -- \
+        syscalls:: disks:: flips:: races:: interruptions::
+
+# Fuzz one target (tree chunk_list config snapshot_ref pack_index pack) for so many seconds; needs cargo-fuzz and nightly
+fuzz target seconds="60":
+    mkdir -p fuzz/corpus/{{target}}
+    cargo +nightly fuzz run {{target}} fuzz/corpus/{{target}} fuzz/seeds/{{target}} -- \
+        -max_total_time={{seconds}} -rss_limit_mb=1024 -malloc_limit_mb=64 -max_len=65536
 
 # Time every step, beside other backup tools: V1 [V2] [--tools "…"] [--repeat N] [--markdown] [--dir DIR]
 [positional-arguments]

@@ -8,6 +8,7 @@ mod extents;
 mod flips;
 mod format_doc;
 mod frozen;
+mod fuzz;
 mod hostile;
 mod interruptions;
 mod meetings;
