@@ -152,7 +152,7 @@ fn refer_to_all(dir: &Path, objects: u64, session: &Session<'_>) {
         incomplete: PathNotes::default(),
         changed: PathNotes::default(),
     };
-    writer.commit(snapshot, &Labels::default(), session).expect("take the snapshot");
+    writer.commit(snapshot, &Labels::default(), None, session).expect("take the snapshot");
 }
 
 fn time(what: &str, look_up: impl Fn(u64) -> bool, expected: bool) {

@@ -117,7 +117,7 @@ pub fn snapshot(
     };
     refuse_nothing(repo, &snapshot, options)?;
     let replaced = writer.replaced();
-    let snapshot = writer.commit(snapshot, options.labels, history.seen, session)?;
+    let snapshot = writer.commit(snapshot, options.labels, Some(history.seen), session)?;
     Ok(SnapshotReport { snapshot, unchanged, special, replaced, elapsed: begun.elapsed() })
 }
 
