@@ -284,5 +284,6 @@ fn a_power_cut_on_a_real_file_system_loses_nothing_that_was_reported() {
         }
     }
     println!("{cases} cases, {cut} of them cut short");
-    assert!(cases == rounds * 4 && cut > 0, "{cut} of {cases}");
+    // Of a few, chance may have let all of them come to their end before.
+    assert!(cases == rounds * 4 && (cut > 0 || !slow()), "{cut} of {cases}");
 }

@@ -157,7 +157,7 @@ fn processes_that_meet_and_are_killed_lose_nothing() {
                 let option = format!("--snapshot={}", texts.join(","));
                 let args = match dice.below(4) {
                     0 => vec!["pack"],
-                    1 => vec!["prune"],
+                    1 => vec!["prune", "--unreferenced"],
                     _ if picked.is_empty() || numbers.len() < 8 => continue,
                     _ => {
                         removed.lock().unwrap().extend(picked);
@@ -186,7 +186,7 @@ fn processes_that_meet_and_are_killed_lose_nothing() {
     }
     world.clean();
     // What the killed ones left goes, and nothing that is needed.
-    world.ok(["prune", "-r", "repo"]);
+    world.ok(["prune", "-r", "repo", "--unreferenced"]);
     assert_eq!(read_tree(&world.path("repo/tmp")), Tree::new());
     world.clean();
     for number in &listed {
