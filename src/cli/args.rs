@@ -119,6 +119,9 @@ pub(super) struct Snapshot {
     /// Take the snapshot even if the directory is empty and its last snapshot was not
     #[arg(long)]
     pub(super) allow_empty: bool,
+    /// Leave out what is on other file systems; the directories where they are mounted are stored empty
+    #[arg(short = 'x', long)]
+    pub(super) one_file_system: bool,
     #[command(flatten)]
     pub(super) detection: Detection,
     /// A tag for the snapshot; may be given several times

@@ -96,6 +96,7 @@ impl Bench {
             clock,
             utc_offset: 0,
             allow_empty: true,
+            one_file_system: false,
             detection,
             labels: &Labels::default(),
             writing: WriterOptions::default(),

@@ -1568,3 +1568,21 @@ fn a_repository_that_is_newer_is_refused() {
         world.run(["snapshot", "-r", "repo", "src"]).exits(1).says(&["newer version"]);
     }
 }
+
+/// `/dev` has other file systems mounted below it on nearly every machine, and little in it that is stored.
+#[test]
+fn other_file_systems_are_left_out_on_request() {
+    let device = |path: &str| fs::metadata(path).map(|meta| meta.dev()).ok();
+    let world = World::new();
+    if device("/dev/shm").is_none() || device("/dev/shm") == device("/dev") || !world.path("").starts_with("/dev/shm") {
+        return skip("nothing is mounted on /dev/shm");
+    }
+    world.init(&[]);
+    let ran = world.run(["snapshot", "-r", "repo", "--json", "-x", "/dev"]);
+    assert!(matches!(ran.code, Some(0 | 3)), "{ran:?}");
+    assert_eq!(world.read_ref(1)["options"], serde_json::json!([{"option": "--one-file-system"}]));
+    let restored = world.restored(1);
+    assert_eq!(restored[Path::new("shm")], Node::Dir);
+    assert!(!restored.keys().any(|path| path.parent() == Some(Path::new("shm"))), "what is mounted there is stored");
+    world.clean();
+}

@@ -101,6 +101,7 @@ fn take_example(dir: &Path, writing: WriterOptions) -> (Arc<LocalBackend>, Snaps
         clock: || "2024-09-01T12:35:22Z".parse().unwrap(),
         utc_offset: 7200,
         allow_empty: false,
+        one_file_system: false,
         detection: snapshot::ChangeDetection::default(),
         labels: &Labels::default(),
         writing,

@@ -186,6 +186,7 @@ impl Bench {
             clock: Timestamp::now,
             utc_offset: 0,
             allow_empty: true,
+            one_file_system: false,
             detection: ChangeDetection::default(),
             labels: &Labels::default(),
             writing: self.writing,

@@ -46,6 +46,7 @@ pub(super) fn snapshot(global: &Global, args: &Snapshot) -> Result<ExitCode> {
         clock: environment::now,
         utc_offset: environment::time_zone().to_offset(session.start).seconds(),
         allow_empty: args.allow_empty,
+        one_file_system: args.one_file_system,
         detection: (&args.detection).into(),
         labels: &labels,
         writing: WriterOptions { sync: args.fsync.into(), loose_limit: args.loose_limit, ..WriterOptions::default() },

@@ -44,6 +44,8 @@ pub struct SnapshotOptions<'a> {
     pub utc_offset: i32,
     /// Whether an empty source is taken although its last snapshot was not empty.
     pub allow_empty: bool,
+    /// Whether what other file systems hold that are mounted below the source is left out.
+    pub one_file_system: bool,
     /// What counts as a change since the last snapshot.
     pub detection: ChangeDetection,
     /// What is said about it from the beginning.
@@ -85,7 +87,7 @@ pub fn snapshot(
     let repository = repo.backend().local_root().map(Identity::of).transpose()?;
     refuse_repository_as_source(options.source, repository)?;
     let handles = parallel::Handles::for_threads(options.threads);
-    let walk = Walk::begin(options.source, repository, handles.depth)?;
+    let walk = Walk::begin(options.source, repository, options.one_file_system, handles.depth)?;
     let threads = parallel::pool(options.threads)?;
     let writer = repo.writer(session, options.writing)?;
     let mut notes = PathCollector::new(options.source, session.progress);
@@ -107,7 +109,7 @@ pub fn snapshot(
         host,
         user: options.user.to_vec(),
         source: path,
-        options: Vec::new(),
+        options: if options.one_file_system { vec!["--one-file-system".into()] } else { Vec::new() },
         tool: concat!("backuptool ", env!("CARGO_PKG_VERSION")).to_string(),
         tree,
         counts,

@@ -53,17 +53,25 @@ pub(super) struct Walk {
     stack: Vec<OpenDir>,
     top: Arc<SourceDir>,
     repository: Option<Identity>,
+    /// Nothing where other file systems are walked too.
+    only_device: Option<u64>,
     deepest: usize,
 }
 
 impl Walk {
-    /// Begins at `source`, which must be readable. `repository` is kept out wherever it is met; no more than `deepest`
-    /// directories are held open one below the other.
-    pub(super) fn begin(source: &Path, repository: Option<Identity>, deepest: usize) -> Result<Self> {
+    /// Begins at `source`, which must be readable. `repository` is kept out wherever it is met, and with `one_file_system`
+    /// what is on another one is; no more than `deepest` directories are held open one below the other.
+    pub(super) fn begin(
+        source: &Path,
+        repository: Option<Identity>,
+        one_file_system: bool,
+        deepest: usize,
+    ) -> Result<Self> {
         let dir = SourceDir::open(source)?;
         let entries = dir.list()?.entries.into_iter();
         let top = Arc::new(dir);
-        Ok(Self { stack: vec![OpenDir { dir: Arc::clone(&top), entries }], top, repository, deepest })
+        let only_device = if one_file_system { Some(top.identity()?.device()) } else { None };
+        Ok(Self { stack: vec![OpenDir { dir: Arc::clone(&top), entries }], top, repository, only_device, deepest })
     }
 
     /// What the top directory is, whatever its path.
@@ -76,10 +84,16 @@ impl Walk {
             return Event::Failed(too_deep("open the directory", &parent.path_of(&name)));
         }
         let opened = parent.open_dir(&name).and_then(|dir| {
-            if self.repository.is_some() && Some(dir.identity()?) == self.repository {
-                return Ok(None);
+            let mut is_elsewhere = false;
+            if self.repository.is_some() || self.only_device.is_some() {
+                let identity = dir.identity()?;
+                if Some(identity) == self.repository {
+                    return Ok(None);
+                }
+                is_elsewhere = self.only_device.is_some_and(|device| device != identity.device());
             }
-            let entries = dir.list()?.entries.into_iter();
+            // Where another file system is mounted there is a directory, and that is all.
+            let entries = if is_elsewhere { Vec::new() } else { dir.list()?.entries }.into_iter();
             Ok(Some(OpenDir { dir: Arc::new(dir), entries }))
         });
         match opened {

@@ -87,6 +87,7 @@ pub(crate) fn take_labelled(
         clock,
         utc_offset: 0,
         allow_empty: false,
+        one_file_system: false,
         detection: ChangeDetection::default(),
         labels,
         writing,
