@@ -30,7 +30,7 @@ pub(super) const DEFAULT_REPOSITORY: &str = "./backup-repo";
     max_term_width = 100,
     after_help = "A snapshot is addressed as N, latest or latest~2, and what is in it as N:path/inside.\n\
                   Exit codes: 0 done; 1 failed; 2 wrong usage; 3 done, but some files could not be read or restored \
-                  (all are listed); 4 check found damage; 10 no repository there; 11 the repository is locked."
+                  (all are listed); 4 check found damage, or repair left some; 10 no repository there; 11 the repository is locked."
 )]
 pub(super) struct Cli {
     #[command(flatten)]
@@ -91,6 +91,8 @@ pub(super) enum Command {
     Pack,
     /// Read and verify everything
     Check(Check),
+    /// Bring back what is damaged or missing
+    Repair(Repair),
 }
 
 #[derive(Args)]
@@ -309,6 +311,23 @@ pub(super) struct Check {
     /// Do not read again what a check has found whole within this time: 12h, 30d, 4w
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub(super) max_age: Option<Duration>,
+}
+
+#[derive(Args)]
+pub(super) struct Repair {
+    /// Another repository to take what is damaged or missing from: a copy of this one, or any that uses the same hash; may
+    /// be given several times
+    #[arg(long, value_name = "REPO", value_parser = path())]
+    pub(super) from: Vec<PathBuf>,
+    /// A directory whose files may still be what is damaged or missing
+    #[arg(long, value_name = "DIR", value_parser = path())]
+    pub(super) from_directory: Option<PathBuf>,
+    /// Show everything that would be done and do nothing
+    #[arg(short = 'n', long)]
+    pub(super) dry_run: bool,
+    /// Remove the snapshots that cannot be made whole
+    #[arg(long)]
+    pub(super) remove_damaged_snapshots: bool,
 }
 
 #[derive(Clone, Copy, Default, ValueEnum)]

@@ -13,7 +13,7 @@ const FAILED: u8 = 1;
 const WRONG_USAGE: u8 = 2;
 /// Done, but not wholly: something could not be read or restored, is damaged or missing, or the disk was full; it is named
 const PARTLY: u8 = 3;
-/// `check` found damage.
+/// `check` found damage, or `repair` left some.
 const DAMAGED: u8 = 4;
 /// There is no repository there.
 const NO_REPOSITORY: u8 = 10;
@@ -37,7 +37,7 @@ pub(super) fn done(wholly: bool) -> ExitCode {
     if wholly { DONE } else { PARTLY.into() }
 }
 
-/// The exit code for a check.
+/// The exit code for a check or a repair: whether no damage is left.
 pub(super) fn checked(clean: bool) -> ExitCode {
     if clean { DONE } else { DAMAGED.into() }
 }

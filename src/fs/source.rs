@@ -8,6 +8,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fd::{AsFd, OwnedFd};
@@ -230,6 +231,20 @@ impl SourceFile {
     pub fn stat(&self) -> Result<Stat> {
         let stat = rustix::fs::fstat(&self.file).map_err(|error| Error::io("look at", &self.path, error))?;
         Ok(Stat::from_raw(&stat))
+    }
+
+    /// Reads from byte `offset` until the buffer is full or the file ends, and returns how much was read.
+    pub fn fill_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match self.file.read_at(&mut buffer[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Error::io("read the file", &self.path, error)),
+            }
+        }
+        Ok(filled)
     }
 
     /// Reads until the buffer is full or the file ends, and returns how much was read.

@@ -11,6 +11,7 @@ pub mod list;
 pub mod pack;
 mod parallel;
 pub mod prune;
+pub mod repair;
 pub mod restore;
 pub mod retention;
 pub mod snapshot;

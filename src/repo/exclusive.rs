@@ -13,18 +13,22 @@
 //! - A copy of a needed object goes only if another one stays that this process has written, or that was read and hashed
 //!   under this lock ([`ExclusiveRepository::remove_copies`]). What another process has removed between the plan and this
 //!   lock is thereby taken into account.
+//! - A rotten pack goes only if its bytes still do not give its name, and each needed object that its index names, or that
+//!   was found whole in it, is read and hashed under this lock in a place that is not rotten. If its index is damaged,
+//!   what else was in it is not known; then it goes only if every needed object stands in such a place
+//!   ([`ExclusiveRepository::remove_rotten`]).
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ops::Deref;
 use std::sync::OnceLock;
 
 use super::copies::Copy;
-use super::{Repository, Session, lock, make_dirs};
+use super::{Reachable, Repository, Session, lock, make_dirs};
 use crate::error::{Error, Result};
 use crate::object::ObjectId;
-use crate::store::pack::PackName;
+use crate::store::pack::{PackFile, PackName};
 use crate::store::staging::{self, Staging};
-use crate::store::{Lock, LockMode, layout, refs, remove_if_there};
+use crate::store::{Lock, LockMode, layout, loose, refs, remove_if_there};
 
 /// A repository with its exclusive lock.
 #[derive(Debug)]
@@ -53,10 +57,29 @@ pub struct Removed {
     pub loose: Vec<ObjectId>,
 }
 
+/// A pack whose bytes do not give its name.
+#[derive(Debug, Clone)]
+pub struct Rotten {
+    /// Its name.
+    pub name: PackName,
+    /// The objects that were found whole in it.
+    pub held: Vec<ObjectId>,
+}
+
+/// What is found under the name of a pack that was rotten.
+enum Rot {
+    /// Nothing, or a whole pack.
+    None,
+    /// A rotten pack, and what its index names if that is whole.
+    Of(Option<Vec<ObjectId>>),
+}
+
 impl ExclusiveRepository {
     pub(super) fn lock(mut repo: Repository, session: &Session<'_>) -> Result<Self> {
         // While nothing was held, packs may have come and gone.
         repo.packs = OnceLock::new();
+        // Whoever removes must not take for stored what is not.
+        repo.elsewhere = None;
         let lock = lock::acquire(repo.backend(), LockMode::Exclusive, session)?;
         Ok(Self { repo, lock })
     }
@@ -165,6 +188,122 @@ impl ExclusiveRepository {
             }
         }
         Ok(!going_loose.contains(&id) && self.repo.is_whole(id, Copy::Loose)?)
+    }
+
+    /// Reads the indexes of all packs, and does not believe `cache/index`.
+    pub fn read_each_pack(&mut self) -> Result<()> {
+        self.repo.read_each_pack()
+    }
+
+    /// Removes packs whose bytes do not give their names, except those with which anything needed would go that is not whole
+    /// elsewhere; see the module. `needed` are the marks of all refs that there are; without them everything counts as
+    /// needed; they must have noted by name ([`Reachable::note_loose`]) what the rotten packs held. Returns the packs that
+    /// stay. One that another process has removed, or that was made again (the same objects in
+    /// the same order give the same pack), does neither.
+    pub fn remove_rotten(&self, rotten: &[Rotten], needed: Option<&Reachable>) -> Result<Vec<PackName>> {
+        lock::confirm(self.repo.backend(), self.lock.as_deref())?;
+        let mut still = Vec::new();
+        for rotten in rotten {
+            match self.look_at_rotten(rotten.name)? {
+                Rot::None => {}
+                Rot::Of(members) => still.push((rotten, members)),
+            }
+        }
+        let names: HashSet<PackName> = still.iter().map(|(rotten, _)| rotten.name).collect();
+        let listed = self.repo.packs()?.list();
+        // By slot.
+        let is_rotten: Vec<bool> = listed.iter().map(|(name, _)| names.contains(name)).collect();
+        let mut stays = Vec::new();
+        for (rotten, members) in still {
+            self.repo.go_on()?;
+            if self.can_go(rotten, members.as_deref(), needed, &is_rotten)? {
+                remove_if_there(self.repo.backend(), &rotten.name.path())?;
+            } else {
+                stays.push(rotten.name);
+            }
+        }
+        if stays.len() < rotten.len() {
+            // So that none comes back with a power failure, and is damage again; nor one that a prune has just removed.
+            self.repo.backend().sync_dir(layout::PACKS)?;
+        }
+        Ok(stays)
+    }
+
+    /// Removes the files of loose objects, as far as they are damaged now and no needed object goes with them that is not
+    /// whole in a pack; durably. `needed` are the marks of all refs that there are; without them everything counts as
+    /// needed. Returns those that stay.
+    pub fn remove_damaged_loose(&self, loose: &[ObjectId], needed: Option<&Reachable>) -> Result<Vec<ObjectId>> {
+        let mut removal = Removal::default();
+        for id in loose {
+            // Another process may have mended or removed it.
+            let is_there = self.repo.backend().length(&layout::object_path(*id)).is_ok();
+            if is_there && !self.repo.is_whole(*id, Copy::Loose)? {
+                removal.loose.push(*id);
+            }
+        }
+        let (gone, result) =
+            self.remove_copies(&removal, |id| needed.is_none_or(|needed| needed.needs(&self.repo, id)));
+        result?;
+        // Those that a prune has just removed as well.
+        let shards: BTreeSet<u8> = loose.iter().map(|id| id.as_bytes()[0]).collect();
+        for shard in shards {
+            self.repo.backend().sync_dir(&layout::shard_path(shard))?;
+        }
+        Ok(removal.loose.into_iter().filter(|id| !gone.loose.contains(id)).collect())
+    }
+
+    fn look_at_rotten(&self, name: PackName) -> Result<Rot> {
+        let pack = PackFile::open(self.repo.backend(), self.repo.rules(), name);
+        match pack.and_then(|pack| Ok((pack.index()?, pack))) {
+            Err(error) if error.is_not_found() => Ok(Rot::None),
+            // It was made again.
+            Ok((_, pack)) if matches!(pack.verify(|_, _| Ok(())), Ok(true)) => Ok(Rot::None),
+            Ok((index, _)) => Ok(Rot::Of(Some(index.members.into_iter().map(|member| member.id).collect()))),
+            Err(error) if error.is_unreadable() => Ok(Rot::Of(None)),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn can_go(
+        &self,
+        rotten: &Rotten,
+        members: Option<&[ObjectId]>,
+        needed: Option<&Reachable>,
+        is_rotten: &[bool],
+    ) -> Result<bool> {
+        let is_needed = |id: &ObjectId| needed.is_none_or(|needed| needed.needs(&self.repo, id));
+        let held: HashSet<ObjectId> = rotten.held.iter().chain(members.unwrap_or_default()).copied().collect();
+        let packs = self.repo.packs()?;
+        let mut to_read: Vec<&ObjectId> = held.iter().filter(|id| is_needed(id)).collect();
+        // In the order of their places, so that each frame is decoded once.
+        to_read.sort_by_cached_key(|id| packs.find(**id).map(|found| found.into_iter().max()).unwrap_or_default());
+        for id in to_read {
+            if !self.is_whole_outside(*id, is_rotten)? {
+                return Ok(false);
+            }
+        }
+        if members.is_some() {
+            return Ok(true);
+        }
+        // What else was in it is not known: so all that is needed must stand elsewhere. What is marked in a pack does.
+        let Some(needed) = needed else { return Ok(false) };
+        let loose = loose::list(self.repo.backend())?.complete()?.objects;
+        for id in needed.apart().filter(|id| !held.contains(id) && loose.binary_search(id).is_err()) {
+            if !self.repo.packed_copies(*id)?.iter().any(|location| !is_rotten[location.slot as usize]) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether a copy that is read and hashed now is whole, loose or in a pack that is not rotten.
+    fn is_whole_outside(&self, id: ObjectId, is_rotten: &[bool]) -> Result<bool> {
+        for location in self.repo.packed_copies(id)? {
+            if !is_rotten[location.slot as usize] && self.repo.is_whole(id, Copy::Packed(location))? {
+                return Ok(true);
+            }
+        }
+        self.repo.is_whole(id, Copy::Loose)
     }
 
     /// Removes what removed snapshots and writers that died have left. `own` is this process's staging directory.

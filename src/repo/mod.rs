@@ -12,6 +12,7 @@ mod init;
 mod interruptible;
 mod labels;
 mod lock;
+mod mend;
 mod objects;
 mod reachable;
 mod readme;
@@ -31,10 +32,11 @@ use jiff::Timestamp;
 pub use chunks::{ChunkAt, Chunks};
 pub use copies::{Copy, Keepers};
 pub use entries::Entries;
-pub use exclusive::{ExclusiveRepository, Removal, Removed};
+pub use exclusive::{ExclusiveRepository, Removal, Removed, Rotten};
 pub use init::{InitOptions, init};
 pub use labels::LabelsWriter;
-pub use objects::{BlobReader, ObjectBytes};
+pub use mend::Mender;
+pub use objects::{BlobReader, Elsewhere, ObjectBytes};
 pub use reachable::Reachable;
 pub use repack::{Copied, Repacker};
 pub use seen::{FileMark, Moment, Seen, SeenReader, SeenWriter, SourceId, UNSETTLED_SECONDS};
@@ -111,6 +113,10 @@ fn make_dirs(backend: &dyn Backend) -> Result<()> {
     backend.sync_dir("")
 }
 
+fn interruptible(backend: Arc<dyn Backend>, session: &Session<'_>) -> Arc<dyn Backend> {
+    Arc::new(Interruptible::new(backend, session.interruption.clone()))
+}
+
 /// A repository that can be read.
 #[derive(Debug)]
 pub struct Repository {
@@ -119,13 +125,14 @@ pub struct Repository {
     config: Config,
     /// Looked for when an object is first asked for.
     packs: OnceLock<Packs>,
+    /// Where objects are looked for that are not whole here.
+    elsewhere: Option<Arc<dyn Elsewhere>>,
 }
 
 impl Repository {
     /// Reads the configuration. Nothing is locked. From now on every step of the session can be interrupted.
     fn load(backend: Arc<dyn Backend>, session: &Session<'_>) -> Result<Self> {
-        let interruption = session.interruption.clone();
-        let backend: Arc<dyn Backend> = Arc::new(Interruptible::new(backend, interruption.clone()));
+        let backend = interruptible(backend, session);
         let path = backend.describe(layout::CONFIG);
         let bytes = match backend.read(layout::CONFIG, 0, 1024 * 1024) {
             Ok(bytes) => bytes,
@@ -150,7 +157,18 @@ impl Repository {
                 next: "copy this file from another copy of the repository; it never changes".into(),
             },
         })?;
-        Ok(Self { backend, interruption, config, packs: OnceLock::new() })
+        Ok(Self::new(backend, config, session))
+    }
+
+    fn new(backend: Arc<dyn Backend>, config: Config, session: &Session<'_>) -> Self {
+        let interruption = session.interruption.clone();
+        Self { backend, interruption, config, packs: OnceLock::new(), elsewhere: None }
+    }
+
+    /// Reads the indexes of all packs, and does not believe `cache/index`.
+    fn read_each_pack(&mut self) -> Result<()> {
+        self.packs = OnceLock::from(Packs::open_each(Arc::clone(&self.backend), self.rules())?);
+        Ok(())
     }
 
     /// Fails if the operation is to stop. For what does much without reading or writing the repository, and for what gathers

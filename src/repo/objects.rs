@@ -3,6 +3,7 @@
 //! An object may be in several places: in two packs, or in a pack and loose. Each copy is tried until one has the content
 //! that the name says; what is wrong with the others does not matter then.
 
+use std::fmt::Debug;
 use std::ops::Deref;
 use std::sync::Arc;
 
@@ -35,9 +36,27 @@ impl Deref for ObjectBytes {
     }
 }
 
+/// Another place that objects can be had from: what a repair has found.
+pub trait Elsewhere: Debug + Send + Sync {
+    /// The content of an object. It is verified by who asks.
+    fn content(&self, id: ObjectId) -> Option<Vec<u8>>;
+}
+
 impl Repository {
     /// Reads an object and verifies it.
     pub fn read_object(&self, id: ObjectId) -> Result<ObjectBytes> {
+        match self.read_own(id) {
+            Err(error) => self.find_elsewhere(id).ok_or(error),
+            own => own,
+        }
+    }
+
+    fn find_elsewhere(&self, id: ObjectId) -> Option<ObjectBytes> {
+        let content = self.elsewhere.as_ref()?.content(id)?;
+        (self.hash().hash(&content) == id).then_some(ObjectBytes(Held::Alone(content)))
+    }
+
+    fn read_own(&self, id: ObjectId) -> Result<ObjectBytes> {
         loop {
             let error = match self.read_any_copy(id) {
                 Err(error @ Error::Object { problem: ObjectProblem::Missing, .. }) => error,

@@ -196,7 +196,7 @@ impl Reachable {
         self.has_mark(pack, position) || self.needs(repo, id)
     }
 
-    /// Remembers by name which of the loose objects are needed: then they are, wherever other copies stand or go.
+    /// Remembers by name which of these objects, loose or not, are needed: then they are, wherever other copies stand or go.
     pub fn note_loose(&mut self, repo: &Repository, loose: &[ObjectId]) {
         let needed: Vec<ObjectId> = loose.iter().filter(|id| self.needs(repo, id)).copied().collect();
         self.apart.extend(needed);

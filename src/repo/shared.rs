@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use super::exclusive::ExclusiveRepository;
 use super::labels::LabelsWriter;
+use super::mend::Mender;
+use super::objects::Elsewhere;
 use super::repack::Repacker;
 use super::write::{ObjectWriter, WriterOptions};
-use super::{Repository, Session, lock, make_dirs};
+use super::{Repository, Session, interruptible, lock, make_dirs};
 use crate::error::Result;
-use crate::object::ObjectId;
+use crate::object::{Config, ObjectId};
 use crate::store::staging::Staging;
 use crate::store::verified::{self, Verified};
 use crate::store::{Backend, Lock, LockMode, damaged, layout, remove_if_there};
@@ -27,6 +29,25 @@ impl SharedRepository {
         let repo = Repository::load(backend, session)?;
         let lock = lock::acquire(repo.backend(), LockMode::Shared, session)?;
         Ok(Self { repo, lock })
+    }
+
+    /// Opens the repository on `backend` with this configuration, whatever `config.json` holds: for a repair.
+    pub fn open_as(backend: Arc<dyn Backend>, config: Config, session: &Session<'_>) -> Result<Self> {
+        let repo = Repository::new(interruptible(backend, session), config, session);
+        let lock = lock::acquire(repo.backend(), LockMode::Shared, session)?;
+        Ok(Self { repo, lock })
+    }
+
+    /// Reads the indexes of all packs, and from now on objects that are not whole here also from elsewhere. Nothing that
+    /// relies on what is stored must be done as long as there is an elsewhere.
+    pub fn look_elsewhere(&mut self, elsewhere: Option<Arc<dyn Elsewhere>>) -> Result<()> {
+        self.repo.elsewhere = elsewhere;
+        self.repo.read_each_pack()
+    }
+
+    /// Brings back what is damaged or missing.
+    pub fn mender(&self, session: &Session<'_>, options: WriterOptions) -> Result<Mender<'_>> {
+        Mender::begin(&self.repo, self.lock.as_deref(), session, options)
     }
 
     /// A writer for objects and one snapshot.

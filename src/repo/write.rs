@@ -68,6 +68,12 @@ pub struct WriterOptions {
 impl WriterOptions {
     /// The limit that is used unless another one is asked for.
     pub const LOOSE_LIMIT: usize = 256;
+
+    /// Whether so many new objects of so many bytes together stay loose.
+    pub fn stay_loose(&self, objects: usize, bytes: u64) -> bool {
+        let most_bytes = self.loose_limit.saturating_mul(LOOSE_BYTES).min(MOST_LOOSE_BYTES);
+        objects <= self.loose_limit && bytes <= most_bytes as u64
+    }
 }
 
 impl Default for WriterOptions {
@@ -91,7 +97,7 @@ pub struct ObjectWriter<'r> {
     /// What is new and may stay loose; nothing once packs are written.
     few: Mutex<Option<Few>>,
     is_packing: AtomicBool,
-    loose_limit: usize,
+    options: WriterOptions,
     blobs: Lane<'r>,
     trees: Lane<'r>,
     reused_packs: AtomicBool,
@@ -183,7 +189,7 @@ impl<'r> ObjectWriter<'r> {
             damaged: Mutex::new(damaged),
             few: Mutex::new(Some(Few::default())),
             is_packing: AtomicBool::new(false),
-            loose_limit: options.loose_limit,
+            options,
             blobs,
             trees,
             reused_packs: AtomicBool::new(false),
@@ -275,8 +281,7 @@ impl<'r> ObjectWriter<'r> {
         let Some(few) = &mut *slot else { return Ok(false) };
         few.objects.push((kind, id, content.to_vec()));
         few.bytes += content.len();
-        let most_bytes = self.loose_limit.saturating_mul(LOOSE_BYTES).min(MOST_LOOSE_BYTES);
-        if few.objects.len() > self.loose_limit || few.bytes > most_bytes {
+        if !self.options.stay_loose(few.objects.len(), few.bytes as u64) {
             // Too many, after all.
             let few = slot.take().unwrap_or_default();
             self.is_packing.store(true, Ordering::Release);

@@ -8,7 +8,7 @@
 use std::cell::RefCell;
 
 use zstd::bulk::{Compressor, Decompressor};
-use zstd::zstd_safe::CParameter;
+use zstd_safe::{CParameter, DCtx, InBuffer, OutBuffer};
 
 /// The zstd level for objects. Measured in `docs/design.md`: the knee of size against time.
 pub const LEVEL: i32 = 3;
@@ -161,6 +161,42 @@ pub fn decompress_into(frame: &[u8], max_content: usize, mut buffer: Vec<u8>) ->
     with_contexts(|contexts| contexts.decompressor.decompress_to_buffer(frame, &mut buffer))
         .map_err(|reason| format!("its zstd frame cannot be decoded ({reason})"))?;
     if buffer.len() == length { Ok(buffer) } else { Err("the zstd frame holds less than it claims".into()) }
+}
+
+/// The length of the longest header of a frame.
+const LONGEST_HEADER: usize = 18;
+
+/// Decodes what can be decoded of a frame that may be broken, and of which at most `max_content` bytes of content are
+/// wanted: all that comes before the first break, and all of it where only its checksum does not fit. `read` gives the
+/// bytes at a position of the frame, fewer only where the file ends. What is returned is not to be believed before it is
+/// hashed. Beside it stands the length of the frame, if it is whole.
+pub fn salvage(mut read: impl FnMut(u64, usize) -> Vec<u8>, max_content: usize) -> (Vec<u8>, Option<u64>) {
+    let header = read(0, LONGEST_HEADER);
+    let declared = if header.starts_with(&MAGIC) { zstd_safe::get_frame_content_size(&header) } else { Ok(None) };
+    let length = declared.ok().flatten().and_then(|length| usize::try_from(length).ok());
+    let Some(length) = length.filter(|length| *length <= max_content) else { return (Vec::new(), None) };
+    let mut content = Vec::with_capacity(length);
+    let Some(mut decoder) = DCtx::try_create() else { return (content, None) };
+    let mut at = 0;
+    // What zstd asks for next is a header, or a block at most. So what was decoded before a break is not lost with it.
+    let mut wanted = 5;
+    while wanted > 0 {
+        let bytes = read(at, wanted);
+        let mut input = InBuffer::around(&bytes);
+        let filled = content.len();
+        let mut output = OutBuffer::around_pos(&mut content, filled);
+        match decoder.decompress_stream(&mut output, &mut input) {
+            Ok(next) if input.pos() == wanted => (at, wanted) = (at + wanted as u64, next),
+            _ => return (content, None),
+        }
+    }
+    (content, Some(at))
+}
+
+/// Where a frame begins at or after `from`, perhaps: where its first bytes stand.
+pub fn find_frame(bytes: &[u8], from: usize) -> Option<usize> {
+    let rest = bytes.get(from..)?;
+    rest.windows(MAGIC.len()).position(|window| window == MAGIC).map(|at| from + at)
 }
 
 #[cfg(test)]

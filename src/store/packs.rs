@@ -16,7 +16,7 @@
 //! ([`Packs::save_if_much`]). Decoded frames are kept up to 48 MiB, or 16 MiB for each thread if that is more, open
 //! files up to a share of what the process may open.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -121,8 +121,22 @@ impl Packs {
     /// Finds out which packs there are. Their content is not looked at, except for the indexes of those that `cache/index`
     /// does not cover.
     pub fn open(backend: Arc<dyn Backend>, rules: ReadRules) -> Result<Self> {
+        let packs = Self::closed(backend, rules);
+        packs.load(true)?;
+        Ok(packs)
+    }
+
+    /// The same, from what the packs themselves say, whatever `cache/index` says.
+    pub fn open_each(backend: Arc<dyn Backend>, rules: ReadRules) -> Result<Self> {
+        let packs = Self::closed(backend, rules);
+        packs.state_mut().distrusts_file = true;
+        packs.load(false)?;
+        Ok(packs)
+    }
+
+    fn closed(backend: Arc<dyn Backend>, rules: ReadRules) -> Self {
         let most_files = (open_file_budget() / 8).clamp(8, 2048);
-        let packs = Self {
+        Self {
             backend,
             rules,
             state: RwLock::default(),
@@ -130,9 +144,7 @@ impl Packs {
             frames: Cache::new(FRAME_CACHE),
             spare: Mutex::default(),
             saving: Mutex::default(),
-        };
-        packs.load(true)?;
-        Ok(packs)
+        }
     }
 
     fn state(&self) -> RwLockReadGuard<'_, State> {
@@ -377,6 +389,10 @@ impl Packs {
     }
 
     fn save_alone(&self, staging: &Staging<'_>) -> Result<()> {
+        // A check removes an index that misleads. Who has opened it before must not write back what it said.
+        if matches!(self.backend.length(layout::INDEX), Err(error) if error.is_not_found()) {
+            self.distrust_file()?;
+        }
         let (packs, known) = self.with_index(|state| self.write_index(state, staging))?;
         // Another process may have replaced it already, by one that is as good.
         if let Some(file) = IndexFile::open(&*self.backend, self.rules.hash) {
@@ -401,6 +417,48 @@ impl Packs {
         let packs: Vec<_> = slots.iter().map(|slot| state.packs[*slot as usize]).collect();
         index::write(&*self.backend, staging, self.rules.hash, &packs, state.entries(&slots))?;
         Ok((packs, count(state.packs.len())))
+    }
+
+    /// Whether `cache/index`, if there is one, says what the packs say of those that it covers, and covers none that cannot be
+    /// used. (That it does not cover all, or some that are gone, is usual.)
+    pub fn agree_with_file(&self) -> Result<bool> {
+        let Some(file) = IndexFile::open(&*self.backend, self.rules.hash) else {
+            let entries = list_or_empty(&*self.backend, layout::CACHE)?;
+            return Ok(!entries.iter().any(|entry| format!("{}/{}", layout::CACHE, entry.name) == layout::INDEX));
+        };
+        self.with_index(|state| {
+            if file.packs().iter().any(|(name, _)| state.is_unusable(name)) {
+                return Ok(false);
+            }
+            let covered: Vec<Option<u32>> =
+                file.packs().iter().map(|(name, _)| state.slots.get(name).copied()).collect();
+            let counts_agree = file
+                .packs()
+                .iter()
+                .zip(&covered)
+                .all(|((_, objects), slot)| slot.is_none_or(|slot| state.packs[slot as usize].1 == *objects));
+            if !counts_agree {
+                return Ok(false);
+            }
+            let slots = state.sorted_slots();
+            let is_covered: HashSet<u32> = covered.iter().flatten().copied().collect();
+            let mut own = state.entries(&slots).filter_map(|entry| match entry {
+                Ok(entry) => {
+                    let slot = slots[entry.pack as usize];
+                    is_covered.contains(&slot).then_some(Ok((entry.prefix, slot, entry.position)))
+                }
+                Err(error) => Some(Err(error)),
+            });
+            for entry in file.entries() {
+                let Ok(entry) = entry else { return Ok(false) };
+                let Some(slot) = covered.get(entry.pack as usize) else { return Ok(false) };
+                let Some(slot) = slot else { continue };
+                if own.next().transpose()? != Some((entry.prefix, *slot, entry.position)) {
+                    return Ok(false);
+                }
+            }
+            Ok(own.next().is_none())
+        })
     }
 
     /// The entries whose prefix is not theirs alone, in order: objects of which there may be several copies.

@@ -16,6 +16,7 @@ mod objects;
 mod pack_sweeps;
 mod packs;
 mod races;
+mod repair;
 mod retention;
 mod roundtrip;
 mod support;

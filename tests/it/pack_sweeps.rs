@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use backuptool::object::ChunkSizes;
 use backuptool::repo::{InitOptions, WriterOptions};
@@ -12,7 +11,7 @@ use backuptool::store::batch::SyncMethod;
 use backuptool::store::pack::{PackFile, PackKind};
 use backuptool::store::{Crash, MemoryBackend, layout};
 
-use crate::support::fault::{FaultBackend, Plan};
+use crate::support::fault::{FaultBackend, Plan, full_from};
 use crate::support::model::{Model, Source, noise};
 use crate::support::repos::{check, open, pack_plan, pack_with, prune_plan, prune_with, take_with};
 use crate::support::sweep::{Expect, Sweep, World, verify_nothing_left};
@@ -160,19 +159,6 @@ fn packing_can_stop_anywhere() {
         let cases = Sweep::new(&first, 1).packing(PACKED).run(name, &world.copy(), operation, |_| world.expect());
         assert!(cases.run >= least, "{cases:?}");
     }
-}
-
-/// A full disk: from the Nth on, whatever needs space fails, and what frees it does not.
-fn full_from(memory: &MemoryBackend, first: u64) -> FaultBackend {
-    let writes = AtomicU64::new(0);
-    FaultBackend::hooked(memory.clone(), move |operation, path| {
-        let needs_space = matches!(operation, "create" | "create_dir" | "append" | "write")
-            || (operation == "try_lock" && path.starts_with(layout::TMP));
-        if needs_space && writes.fetch_add(1, Ordering::Relaxed) + 1 >= first {
-            return Err(ErrorKind::StorageFull.into());
-        }
-        Ok(())
-    })
 }
 
 #[test]

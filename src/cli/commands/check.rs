@@ -63,7 +63,7 @@ fn check_text(report: &CheckReport) -> String {
 }
 
 /// What is damaged: objects, the files that need them, and the snapshots that these are in.
-fn damage(report: &CheckReport, lines: &mut Vec<String>) {
+pub(super) fn damage(report: &CheckReport, lines: &mut Vec<String>) {
     lines.extend(report.unlistable.iter().map(|error| format!("damaged: {error}")));
     lines.extend(damaged_documents(report));
     lines.extend(report.damaged_packs.iter().map(|(_pack, reason)| format!("damaged: {reason}")));
@@ -127,28 +127,17 @@ fn consequences(report: &CheckReport, lines: &mut Vec<String>) {
 /// What to do now.
 fn remedies(report: &CheckReport, lines: &mut Vec<String>) {
     let mut line = |text: &str| lines.push(text.into());
-    if !report.damaged_packs.is_empty() {
-        line(
-            "for packs: copy the files named above from another copy of this repository (their names are hashes, so any \
-             copy serves)",
-        );
-    }
     if let Some(error) = &report.not_recorded {
         line(&format!("what is damaged could not be recorded, so snapshots will not store it again: {error}"));
     }
+    line(
+        "next: `backuptool repair --from COPY`, with another copy of this repository or any that holds the same files, or \
+         `backuptool repair --from-directory DIR`, with the files as they still are; with --dry-run it shows what it would \
+         do",
+    );
     if !report.damaged.is_empty() {
-        line(
-            "for objects: copy the files named above from another copy of this repository (their names are hashes, so any \
-             copy serves), or take a new snapshot while the source still has these contents, which stores them again",
-        );
+        line("a new snapshot, too, stores again what the source still has");
     }
-    if !report.unreadable.is_empty() {
-        line(
-            "for refs: copy the files named above from another copy of this very repository, or remove the snapshots with \
-             `backuptool prune --snapshot=N`",
-        );
-    }
-    line("then run `backuptool check` again");
 }
 
 /// Nothing can be recorded on read-only media, and everybody knows.

@@ -6,6 +6,7 @@ mod labels;
 mod list;
 mod pack;
 mod prune;
+mod repair;
 mod restore;
 mod snapshot;
 
@@ -37,6 +38,7 @@ pub(super) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Prune(args) => prune::prune(&global, &args),
         Command::Pack => pack::pack(&global),
         Command::Check(args) => check::check(&global, &args),
+        Command::Repair(args) => repair::repair(&global, &args),
     }
 }
 

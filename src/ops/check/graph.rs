@@ -21,18 +21,30 @@ use crate::repo::Repository;
 /// An object that refers to others, and how it is itself referred to. (The same bytes may be a tree to one entry and a
 /// blob to another.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Node {
+pub(in crate::ops) enum Node {
     Tree(TreeId),
     List { id: ListId, depth: u8 },
 }
 
 impl Node {
-    pub(super) fn id(self) -> ObjectId {
+    pub(in crate::ops) fn id(self) -> ObjectId {
         match self {
             Self::Tree(id) => id.object(),
             Self::List { id, .. } => id.object(),
         }
     }
+}
+
+/// An object that is needed and not whole, as what refers to it says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(in crate::ops) enum Wanted {
+    Node(Node),
+    /// A whole file or a chunk of one.
+    Blob {
+        id: ObjectId,
+        length: u64,
+        is_chunk: bool,
+    },
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -52,10 +64,12 @@ enum NodeContent {
 const READ_AT_ONCE: usize = 256;
 
 /// The references of all snapshots that were walked.
-pub(super) struct Graph<'a> {
+pub(in crate::ops) struct Graph<'a> {
     pub(super) repo: &'a Repository,
     stored: &'a HashMap<ObjectId, Stored>,
     needed: HashSet<ObjectId>,
+    /// The blobs that are needed and not whole.
+    lacking: HashSet<Wanted>,
     /// The bytes of file content at and below each node that could be read.
     sizes: HashMap<Node, u128>,
     visited: HashSet<Node>,
@@ -74,7 +88,7 @@ pub(super) struct Graph<'a> {
 }
 
 impl<'a> Graph<'a> {
-    pub(super) fn new(repo: &'a Repository, stored: &'a HashMap<ObjectId, Stored>) -> Self {
+    pub(in crate::ops) fn new(repo: &'a Repository, stored: &'a HashMap<ObjectId, Stored>) -> Self {
         let damaged = stored.iter().filter_map(|(id, stored)| match stored {
             Stored::Whole(_) | Stored::Unread(_) => None,
             Stored::Damaged(reason) => Some((*id, ObjectProblem::Damaged(reason.clone()))),
@@ -83,6 +97,7 @@ impl<'a> Graph<'a> {
             repo,
             stored,
             needed: HashSet::new(),
+            lacking: HashSet::new(),
             sizes: HashMap::new(),
             visited: HashSet::new(),
             referrers: HashMap::new(),
@@ -95,7 +110,7 @@ impl<'a> Graph<'a> {
     }
 
     /// Walks what a snapshot refers to and no snapshot before it did. Call it in the pool of threads that shall read.
-    pub(super) fn walk(&mut self, snapshot: &Snapshot) {
+    pub(in crate::ops) fn walk(&mut self, snapshot: &Snapshot) {
         let mut pending = vec![];
         let from = Referrer::Snapshot(snapshot.number);
         self.refer_to_dir(from, snapshot.tree, snapshot.counts.bytes, &mut pending);
@@ -214,6 +229,9 @@ impl<'a> Graph<'a> {
         if let Some(stored) = self.stored.get(&id).and_then(Stored::length) {
             let reason = format!("it has {stored} bytes where {length} are referred to");
             self.mismatches.entry(id).or_insert(reason);
+        } else {
+            let of_list = matches!(from, Referrer::Node(Node::List { .. }));
+            self.lacking.insert(Wanted::Blob { id, length, is_chunk: of_list });
         }
         if let Referrer::Node(node) = from {
             self.dirty.insert(node);
@@ -229,7 +247,7 @@ impl<'a> Graph<'a> {
 
     /// Compares what nodes hold with what is said of them, and finds out what has damage below it. Call it once, after
     /// all snapshots were walked.
-    pub(super) fn settle(&mut self) {
+    pub(in crate::ops) fn settle(&mut self) {
         for (node, size) in &self.sizes {
             for (from, said) in self.referrers.get(node).into_iter().flatten() {
                 if u128::from(*said) == *size {
@@ -283,13 +301,19 @@ impl<'a> Graph<'a> {
     }
 
     /// Whether every tree and list that is referred to could be read.
-    pub(super) fn is_complete(&self) -> bool {
+    pub(in crate::ops) fn is_complete(&self) -> bool {
         self.visited.iter().all(|node| self.sizes.contains_key(node))
     }
 
     /// Whether any snapshot that was walked refers to the object.
-    pub(super) fn needs(&self, id: &ObjectId) -> bool {
+    pub(in crate::ops) fn needs(&self, id: &ObjectId) -> bool {
         self.needed.contains(id)
+    }
+
+    /// What is needed and not whole. An object can be wanted as several things.
+    pub(in crate::ops) fn wanted(&self) -> Vec<Wanted> {
+        let nodes = self.visited.iter().copied().filter(|node| !self.is_whole(*node)).map(Wanted::Node);
+        nodes.chain(self.lacking.iter().copied()).collect()
     }
 
     /// Whether anything at or below a node is damaged.

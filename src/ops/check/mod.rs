@@ -9,12 +9,12 @@
 //! damage: it is noted, and the next prune removes it.
 
 mod extent;
-mod graph;
+pub(super) mod graph;
 mod locate;
-mod packs;
-mod read;
+pub(super) mod packs;
+pub(super) mod read;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::num::NonZero;
 use std::time::{Duration, Instant};
 
@@ -26,9 +26,10 @@ use super::parallel;
 use crate::error::{Error, ObjectProblem, Result};
 use crate::object::{ObjectId, Snapshot};
 use crate::progress::Progress;
-use crate::repo::{Repository, Session, SharedRepository};
+use crate::repo::{Repository, Session, SharedRepository, SnapshotListing};
 use crate::store::pack::PackName;
 use crate::store::refs::RefListing;
+use crate::store::verified::Verified;
 use crate::store::{damaged, layout, loose, staging, verified};
 
 /// How to check.
@@ -147,42 +148,20 @@ pub fn check(repo: &SharedRepository, options: &CheckOptions, session: &Session<
     let contents = threads.install(|| read::read(repo, &loose.objects, &options.extent, &verified, progress))?;
     let stored = &contents.objects;
 
-    let mut graph = Graph::new(repo, stored);
-    threads.install(|| listing.snapshots.iter().for_each(|snapshot| graph.walk(snapshot)));
-    repo.go_on()?;
-    graph.settle();
-    // What is needed through something that cannot be read is not known.
-    let all_known = listing.unreadable.is_empty() && graph.is_complete();
-    let unneeded = if all_known { stored.keys().filter(|id| !graph.needs(id)).count() as u64 } else { 0 };
-    let mut report = CheckReport {
-        snapshots: listing.snapshots.len() as u64,
-        objects: stored.len() as u64,
-        packs: contents.packs,
-        bytes: stored.values().map(|stored| if let Stored::Whole(length) = stored { *length } else { 0 }).sum(),
-        unread: stored.values().filter(|stored| matches!(stored, Stored::Unread(_))).count() as u64,
-        unlistable: loose.unreadable,
-        unreadable: listing.unreadable,
-        damaged_labels: damaged_labels(repo, &refs)?,
-        leftovers: Leftovers {
-            unneeded,
-            staging: staging::abandoned(repo.backend())?,
-            lost_snapshots: refs.snapshots.is_empty() && refs.pruned.is_empty() && !stored.is_empty(),
-            half_removed: refs.half_removed,
-            strangers: strangers(refs.strangers, loose.strangers, repo.packs()?.strangers()),
-        },
-        ..CheckReport::default()
-    };
-    for (id, problem) in graph.problems() {
-        report.damaged.insert(id, Damage { problem, files: BTreeMap::new() });
-    }
-    for (number, reason) in graph.wrong_refs() {
-        let next = "copy this file from another copy of the repository; what it refers to can be restored".into();
-        let path = repo.backend().describe(&layout::RefFile::Ref(number).path());
-        report.unreadable.push((number, Error::Damaged { path, reason: reason.to_string(), next }));
-    }
-    name_files(&graph, &listing.snapshots, &mut report);
+    let graph = threads.install(|| walk_all(repo, stored, &listing.snapshots));
+    let mut report = judge(repo, &graph, stored, listing);
+    report.damaged_labels = damaged_labels(repo, &refs)?;
     // What an interruption kept from being read is among the damaged now: that is no report, and is not recorded.
     repo.go_on()?;
+    report.packs = contents.packs;
+    report.unlistable = loose.unreadable;
+    report.leftovers = Leftovers {
+        staging: staging::abandoned(repo.backend())?,
+        lost_snapshots: refs.snapshots.is_empty() && refs.pruned.is_empty() && !stored.is_empty(),
+        half_removed: refs.half_removed,
+        strangers: strangers(refs.strangers, loose.strangers, repo.packs()?.strangers()),
+        ..report.leftovers
+    };
     let forgotten = if contents.index_misleads { repo.forget_index() } else { Ok(()) };
     let to_record = to_store_again(&contents, &report.damaged, &damaged::read(repo.backend())?);
     report.not_recorded = repo.record_damaged(session, &to_record).and(forgotten).err();
@@ -196,9 +175,66 @@ pub fn check(repo: &SharedRepository, options: &CheckOptions, session: &Session<
     Ok(report)
 }
 
+/// Reads everything; `loose` are the loose objects. Call it in the pool of threads that shall read.
+pub(super) fn read_everything(repo: &Repository, loose: &[ObjectId], progress: &dyn Progress) -> Result<Contents> {
+    read::read(repo, loose, &Extent::Everything, &Verified::default(), progress)
+}
+
+/// Walks what the snapshots refer to. Call it in the pool of threads that shall read. Who interrupts it gets a walk that is
+/// not complete.
+pub(super) fn walk_all<'a>(
+    repo: &'a Repository,
+    stored: &'a HashMap<ObjectId, Stored>,
+    snapshots: &[Snapshot],
+) -> Graph<'a> {
+    let mut graph = Graph::new(repo, stored);
+    for snapshot in snapshots {
+        graph.walk(snapshot);
+    }
+    graph.settle();
+    graph
+}
+
+/// The snapshots that restore wholly.
+pub(super) fn whole(graph: &Graph<'_>, snapshots: &[Snapshot]) -> Vec<u64> {
+    let is_whole = |snapshot: &&Snapshot| locate::locate(graph, snapshot).found.is_empty();
+    snapshots.iter().filter(is_whole).map(|snapshot| snapshot.number).collect()
+}
+
+/// What a walk over the snapshots says of them and of the objects that are stored.
+pub(super) fn judge(
+    repo: &Repository,
+    graph: &Graph<'_>,
+    stored: &HashMap<ObjectId, Stored>,
+    listing: SnapshotListing,
+) -> CheckReport {
+    // What is needed through something that cannot be read is not known.
+    let all_known = listing.unreadable.is_empty() && graph.is_complete();
+    let unneeded = if all_known { stored.keys().filter(|id| !graph.needs(id)).count() as u64 } else { 0 };
+    let mut report = CheckReport {
+        snapshots: listing.snapshots.len() as u64,
+        objects: stored.len() as u64,
+        bytes: stored.values().map(|stored| if let Stored::Whole(length) = stored { *length } else { 0 }).sum(),
+        unread: stored.values().filter(|stored| matches!(stored, Stored::Unread(_))).count() as u64,
+        unreadable: listing.unreadable,
+        leftovers: Leftovers { unneeded, ..Leftovers::default() },
+        ..CheckReport::default()
+    };
+    for (id, problem) in graph.problems() {
+        report.damaged.insert(id, Damage { problem, files: BTreeMap::new() });
+    }
+    for (number, reason) in graph.wrong_refs() {
+        let next = "copy this file from another copy of the repository; what it refers to can be restored".into();
+        let path = repo.backend().describe(&layout::RefFile::Ref(number).path());
+        report.unreadable.push((number, Error::Damaged { path, reason: reason.to_string(), next }));
+    }
+    name_files(graph, &listing.snapshots, &mut report);
+    report
+}
+
 /// The objects that a snapshot must not rely on: what is damaged or missing now, and what was found so before and was not
 /// read again.
-fn to_store_again(
+pub(super) fn to_store_again(
     contents: &Contents,
     damaged: &BTreeMap<ObjectId, Damage>,
     before: &HashSet<ObjectId>,
@@ -224,7 +260,7 @@ fn doubtful_packs(repo: &Repository, report: &CheckReport) -> Result<HashSet<Pac
 }
 
 /// The labels that cannot be read, of snapshots that there are; what a removed one has left is nobody's.
-fn damaged_labels(repo: &Repository, refs: &RefListing) -> Result<Vec<(u64, Error)>> {
+pub(super) fn damaged_labels(repo: &Repository, refs: &RefListing) -> Result<Vec<(u64, Error)>> {
     let mut damaged = Vec::new();
     for number in refs.labels.iter().filter(|number| refs.snapshots.binary_search(number).is_ok()) {
         match repo.labels(*number) {

@@ -17,11 +17,11 @@ use crate::repo::Repository;
 use crate::store::pack::{Member, PackFile};
 
 /// What is wrong with packs, by slot; the first thing in each.
-pub(super) type Problems = BTreeMap<u32, Problem>;
+pub(in crate::ops) type Problems = BTreeMap<u32, Problem>;
 
 /// What is wrong with a pack.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Problem {
+pub(in crate::ops) enum Problem {
     /// It cannot be used at all.
     Unusable(String),
     /// The frame with this number is not what it must be.
@@ -40,11 +40,11 @@ impl Problem {
 }
 
 /// Objects and what is known of each.
-pub(super) type Objects = Vec<(ObjectId, Stored)>;
+pub(in crate::ops) type Objects = Vec<(ObjectId, Stored)>;
 
 /// Reads the packs in `slots` and gives the objects of each frame to `each`, in no order. Call it in the
 /// pool of threads that shall read.
-pub(super) fn read_all(repo: &Repository, slots: &[u32], each: impl FnMut(Objects) + Send) -> Result<Problems> {
+pub(in crate::ops) fn read_all(repo: &Repository, slots: &[u32], each: impl FnMut(Objects) + Send) -> Result<Problems> {
     let turn = Mutex::new(Turn { repo, slots: slots.iter(), open: None });
     let found = Mutex::new((each, Problems::new()));
     let note = |slot: u32, problem: Problem| match lock(&found).1.entry(slot) {

@@ -16,7 +16,7 @@ use crate::store::pack::PackName;
 use crate::store::verified::Verified;
 
 /// What is known of a stored object.
-pub(super) enum Stored {
+pub(in crate::ops) enum Stored {
     /// It is whole and has so many bytes.
     Whole(u64),
     /// It is there, and was not read. The index of its pack says how many bytes it has; a loose object's are not known.
@@ -26,7 +26,7 @@ pub(super) enum Stored {
 
 impl Stored {
     /// Its length in bytes, as far as it is known.
-    pub(super) fn length(&self) -> Option<u64> {
+    pub(in crate::ops) fn length(&self) -> Option<u64> {
         match self {
             Self::Whole(length) => Some(*length),
             Self::Unread(length) => *length,
@@ -46,19 +46,21 @@ impl Stored {
 
 /// Everything that is stored.
 #[derive(Default)]
-pub(super) struct Contents {
+pub(in crate::ops) struct Contents {
     /// By name. Of several copies of an object a whole one counts, or else one that was not read.
-    pub(super) objects: HashMap<ObjectId, Stored>,
+    pub(in crate::ops) objects: HashMap<ObjectId, Stored>,
+    /// Loose objects whose file is damaged, whether or not there is a whole copy in a pack.
+    pub(in crate::ops) damaged_loose: Vec<ObjectId>,
     /// How many packs there are.
-    pub(super) packs: u64,
+    pub(in crate::ops) packs: u64,
     /// Packs that are not as they must be, and what is wrong with each.
-    pub(super) damaged_packs: Vec<(PackName, String)>,
+    pub(in crate::ops) damaged_packs: Vec<(PackName, String)>,
     /// Objects of which the copy in a pack is damaged and there is no whole one.
-    pub(super) damaged_in_packs: Vec<ObjectId>,
+    pub(in crate::ops) damaged_in_packs: Vec<ObjectId>,
     /// Whether the index of all packs covers a pack that cannot be used.
-    pub(super) index_misleads: bool,
+    pub(in crate::ops) index_misleads: bool,
     /// The packs that were read and are whole.
-    pub(super) whole_packs: Vec<PackName>,
+    pub(in crate::ops) whole_packs: Vec<PackName>,
 }
 
 impl Contents {
@@ -124,7 +126,7 @@ impl Contents {
 }
 
 /// Reads what the extent asks for; `loose` are the loose objects, `verified` what earlier checks have found whole.
-pub(super) fn read(
+pub(in crate::ops) fn read(
     repo: &Repository,
     loose: &[ObjectId],
     extent: &Extent,
@@ -150,6 +152,9 @@ pub(super) fn read(
         Ok((*id, stored))
     };
     for (id, stored) in loose.par_iter().map(read).collect::<Result<Vec<_>>>()? {
+        if matches!(stored, Stored::Damaged(_)) {
+            contents.damaged_loose.push(id);
+        }
         contents.add(id, stored);
     }
     contents.read_packs(repo, extent, verified, progress)?;

@@ -24,7 +24,7 @@ pub struct ChangeDetection {
 
 /// A file that is as it was.
 #[derive(Debug, Clone)]
-pub(super) struct KnownFile {
+pub(in crate::ops) struct KnownFile {
     pub(super) name: Name,
     pub(super) mark: FileMark,
     pub(super) content: Content,
@@ -32,7 +32,7 @@ pub(super) struct KnownFile {
 
 /// A directory that is as it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct KnownDir {
+pub(in crate::ops) struct KnownDir {
     pub(super) tree: TreeId,
     pub(super) size: u64,
 }

@@ -7,7 +7,7 @@
 mod assemble;
 mod compare;
 mod read;
-mod walk;
+pub(super) mod walk;
 
 use std::num::NonZero;
 use std::os::unix::ffi::OsStrExt;

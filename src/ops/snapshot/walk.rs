@@ -16,7 +16,7 @@ use crate::ops::parallel::too_deep;
 
 /// What the walk met. Entries of a directory come in the order of their names, those below a directory between its
 /// `Enter` and its `Leave`.
-pub(super) enum Event {
+pub(in crate::ops) enum Event {
     /// A directory begins.
     Enter(Name),
     /// The directory that was entered last, and not left, ends; it may be known to be as it was.
@@ -37,10 +37,10 @@ pub(super) enum Event {
 
 /// A regular file, as the walk saw it.
 #[derive(Debug, Clone)]
-pub(super) struct FileToRead {
-    pub(super) dir: Arc<SourceDir>,
-    pub(super) name: Name,
-    pub(super) stat: Stat,
+pub(in crate::ops) struct FileToRead {
+    pub(in crate::ops) dir: Arc<SourceDir>,
+    pub(in crate::ops) name: Name,
+    pub(in crate::ops) stat: Stat,
 }
 
 struct OpenDir {
@@ -49,7 +49,7 @@ struct OpenDir {
 }
 
 /// A walk in progress.
-pub(super) struct Walk {
+pub(in crate::ops) struct Walk {
     stack: Vec<OpenDir>,
     top: Arc<SourceDir>,
     repository: Option<Identity>,
@@ -61,7 +61,7 @@ pub(super) struct Walk {
 impl Walk {
     /// Begins at `source`, which must be readable. `repository` is kept out wherever it is met, and with `one_file_system`
     /// what is on another one is; no more than `deepest` directories are held open one below the other.
-    pub(super) fn begin(
+    pub(in crate::ops) fn begin(
         source: &Path,
         repository: Option<Identity>,
         one_file_system: bool,
@@ -150,7 +150,7 @@ impl Iterator for Walk {
 
 impl Event {
     /// The file, if it is one.
-    pub(super) fn file(&self) -> Option<&FileToRead> {
+    pub(in crate::ops) fn file(&self) -> Option<&FileToRead> {
         match self {
             Self::File(file) => Some(file),
             _ => None,

@@ -27,6 +27,13 @@ pub fn member_header(id: ObjectId, length: u32) -> [u8; BLOCK] {
     header
 }
 
+/// The object and its length that a header is for; nothing if it is not exactly the header of one.
+pub(super) fn parse_header(header: &[u8]) -> Option<(ObjectId, u32)> {
+    let id = str::from_utf8(header.get(..64)?).ok()?.parse().ok()?;
+    let length = u32::from_str_radix(str::from_utf8(header.get(124..135)?).ok()?, 8).ok()?;
+    (header == member_header(id, length)).then_some((id, length))
+}
+
 /// The bytes that the member for an object of `length` bytes takes in the archive.
 pub const fn member_length(length: u32) -> usize {
     BLOCK + (length as usize).next_multiple_of(BLOCK)
@@ -47,6 +54,21 @@ mod tests {
         assert_eq!(&header[157..257], [0; 100]);
         assert_eq!(&header[257..265], b"ustar\x0000");
         assert_eq!(&header[265..], [0; 247]);
+    }
+
+    #[test]
+    fn a_header_is_read_back_and_nothing_else_is_one() {
+        for (content, length) in [(b"hello\n".as_slice(), 6), (b"", 0), (b"x", u32::MAX)] {
+            let id = HashAlgorithm::Blake3.hash(content);
+            let mut header = member_header(id, length);
+            assert_eq!(parse_header(&header), Some((id, length)));
+            assert_eq!(parse_header(&header[..511]), None);
+            for at in 0..BLOCK {
+                header[at] ^= 1;
+                assert_eq!(parse_header(&header), None, "byte {at}");
+                header[at] ^= 1;
+            }
+        }
     }
 
     #[test]

@@ -13,12 +13,14 @@
 //! - [`FrameBuilder`]: gathers objects and compresses them;
 //! - [`PackIndex`]: the index at the end;
 //! - [`PackWriter`]: writes packs and makes each durable and visible when it is complete;
-//! - [`PackFile`]: reads one.
+//! - [`PackFile`]: reads one;
+//! - [`Salvage`]: what is whole in one that is damaged.
 
 mod frame;
 mod index;
 mod member;
 mod read;
+mod salvage;
 mod write;
 
 use std::fmt;
@@ -27,6 +29,7 @@ pub use frame::{Frame, FrameBuilder};
 pub use index::{FrameEntry, Member, PackIndex};
 pub use member::{member_header, member_length};
 pub use read::{DecodedFrame, PackFile};
+pub use salvage::Salvage;
 pub use write::{FinishedPack, PackWriter};
 
 use super::layout;

@@ -7,9 +7,10 @@
 use std::fmt::Display;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use backuptool::store::{Backend, Entry, Lock, LockMode, StagedFile, StoredFile};
+use backuptool::store::{Backend, Entry, Lock, LockMode, MemoryBackend, StagedFile, StoredFile, layout};
 use backuptool::{Error, Result};
 
 /// Which operations fail. The first operation has number 1. What fails is not performed.
@@ -89,6 +90,19 @@ impl FaultBackend {
         self.faults.next(name, path, detail).or_fail(&self.describe(path))?;
         step()
     }
+}
+
+/// A full disk: from the Nth on, whatever needs space fails, and what frees it does not.
+pub(crate) fn full_from(memory: &MemoryBackend, first: u64) -> FaultBackend {
+    let writes = AtomicU64::new(0);
+    FaultBackend::hooked(memory.clone(), move |operation, path| {
+        let needs_space = matches!(operation, "create" | "create_dir" | "append" | "write")
+            || (operation == "try_lock" && path.starts_with(layout::TMP));
+        if needs_space && writes.fetch_add(1, Ordering::Relaxed) + 1 >= first {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        Ok(())
+    })
 }
 
 impl std::fmt::Debug for Faults {

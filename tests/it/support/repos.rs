@@ -11,12 +11,13 @@ use backuptool::ops::address::{Address, Wanted};
 use backuptool::ops::check::{self, CheckOptions, CheckReport};
 use backuptool::ops::pack::{self, PackPlan, PackReport};
 use backuptool::ops::prune::{self, PruneOptions, PrunePlan, PruneReport};
+use backuptool::ops::repair::{self, RepairOptions, RepairPlan, RepairReport};
 use backuptool::ops::restore::{self, RestoreOptions, RestoreReport};
 use backuptool::ops::snapshot::{self, ChangeDetection, SnapshotOptions, SnapshotReport, WriterOptions};
 use backuptool::progress::{Interruption, Silent};
 use backuptool::repo::{self, ChunkAt, InitOptions, Repository, Session, SharedRepository};
-use backuptool::store::Backend;
 use backuptool::store::batch::SyncMethod;
+use backuptool::store::{Backend, MemoryBackend};
 use jiff::Timestamp;
 
 use super::model::{Model, Node};
@@ -199,6 +200,32 @@ pub(crate) fn check(backend: impl Backend + 'static) -> Result<CheckReport> {
 
 pub(crate) fn check_in(session: &Session<'_>, backend: impl Backend + 'static) -> Result<CheckReport> {
     check::check(&open_in(session, backend)?, &CheckOptions::everything(ONE), session)
+}
+
+/// Where a repair is to look, and what it may do.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Repairing<'a> {
+    pub(crate) copies: &'a [MemoryBackend],
+    pub(crate) directory: Option<&'a Path>,
+    pub(crate) remove: bool,
+}
+
+pub(crate) fn repair_plan(
+    backend: impl Backend + 'static,
+    repairing: Repairing<'_>,
+    writing: WriterOptions,
+) -> Result<RepairPlan> {
+    let copies = repairing.copies.iter().map(|copy| open(copy.clone())).collect::<Result<Vec<_>>>()?;
+    let options = RepairOptions { copies, directory: repairing.directory, remove_damaged_snapshots: repairing.remove };
+    repair::plan(Arc::new(backend), options, writing, ONE, &session())
+}
+
+pub(crate) fn repair_with(
+    backend: impl Backend + 'static,
+    repairing: Repairing<'_>,
+    writing: WriterOptions,
+) -> Result<RepairReport> {
+    repair::execute(repair_plan(backend, repairing, writing)?, writing, &session())
 }
 
 /// A document of the repository with the checksum that it should have. `text` may have another one, or none.

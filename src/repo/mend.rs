@@ -1,0 +1,180 @@
+//! Bringing back what is damaged or missing: the files of a repository, from content that somebody else has.
+//!
+//! # Why nothing wrong comes in, and nothing good is lost
+//!
+//! - Whatever is brought is verified here, whoever brings it: an object and a pack by the hash that is its name, a ref
+//!   and the configuration by their checksum, and a ref by its number as well.
+//! - Each file is complete and durable in the staging directory before it gets its name, as everywhere
+//!   ([`Batch`], [`PackWriter`](crate::store::pack::PackWriter)), and the name is durable when the call returns. What a
+//!   rename replaces is only what was found damaged under this very name: an object or a pack can be nothing else than the
+//!   same content then, and a ref or the configuration is replaced only after it was read again and found damaged.
+//! - Nothing is removed. So a crash leaves what was there, and some of what was brought.
+//! - A ref comes last, when what it reaches is durable. Who brings refs calls [`Mender::put_ref`] after the others.
+
+use std::sync::Arc;
+
+use super::{Repacker, Repository, Session, WriterOptions, lock, make_dirs};
+use crate::error::{Error, Result};
+use crate::object::{Config, DocumentError, ObjectId, Snapshot};
+use crate::store::batch::Batch;
+use crate::store::layout::{self, RefFile};
+use crate::store::pack::{MAX_PACK, PackKind, PackName};
+use crate::store::staging::{self, Staging};
+use crate::store::{Backend, Lock, codec, refs};
+
+/// Packs are copied in parts of so many bytes.
+const PART: usize = 4 << 20;
+
+/// Brings back what is damaged or missing.
+pub struct Mender<'r> {
+    repo: &'r Repository,
+    lock: Option<&'r dyn Lock>,
+    staging: Arc<Staging<'r>>,
+    options: WriterOptions,
+}
+
+impl<'r> Mender<'r> {
+    pub(super) fn begin(
+        repo: &'r Repository,
+        lock: Option<&'r dyn Lock>,
+        session: &Session<'_>,
+        options: WriterOptions,
+    ) -> Result<Self> {
+        make_dirs(repo.backend())?;
+        staging::remove_abandoned(repo.backend())?;
+        let staging = Arc::new(Staging::begin(repo.backend(), &session.info())?);
+        Ok(Self { repo, lock, staging, options })
+    }
+
+    fn backend(&self) -> &'r dyn Backend {
+        self.repo.backend()
+    }
+
+    /// Replaces `config.json` by this, unless it is whole by now.
+    pub fn put_config(&self, content: &[u8], session: &Session<'_>) -> Result<()> {
+        if Config::decode(content).ok().as_ref() != Some(self.repo.config()) {
+            return Err(unexpected("the configuration"));
+        }
+        if Repository::load(Arc::clone(&self.repo.backend), session).is_ok() {
+            return Ok(());
+        }
+        self.put(layout::CONFIG, content, layout::CONFIG, "")
+    }
+
+    /// Replaces the ref of a snapshot by this, unless it is whole by now.
+    pub fn put_ref(&self, number: u64, content: &[u8]) -> Result<()> {
+        match Snapshot::decode(self.repo.hash(), content) {
+            Ok(snapshot) if snapshot.number == number => {}
+            _ => return Err(unexpected("a ref")),
+        }
+        if let Ok(present) = refs::read(self.backend(), number) {
+            match Snapshot::decode(self.repo.hash(), &present) {
+                Ok(snapshot) if snapshot.number != number => {}
+                Err(DocumentError::Damaged(_)) => {}
+                // It is whole, or newer.
+                _ => return Ok(()),
+            }
+        }
+        self.put(&format!("ref-{number}"), content, &RefFile::Ref(number).path(), layout::SNAPSHOTS)
+    }
+
+    /// Writes a file, whole and durable, and gives it its name.
+    fn put(&self, staged: &str, content: &[u8], path: &str, dir: &str) -> Result<()> {
+        let mut file = self.staging.create(staged)?;
+        file.append(content)?;
+        file.sync()?;
+        drop(file);
+        lock::confirm(self.backend(), self.lock)?;
+        self.backend().replace(&self.staging.path(staged), path)?;
+        self.backend().sync_dir(dir)
+    }
+
+    /// Copies a pack, as it is, from another repository. Returns whether it is here now: it is not if what the other has
+    /// under this name does not give the name, or cannot be read.
+    pub fn put_pack(&self, from: &Repository, name: PackName) -> Result<bool> {
+        let file = match from.backend().open(&name.path()) {
+            Err(error) if error.is_unreadable() => return Ok(false),
+            other => other?,
+        };
+        if file.length() > MAX_PACK {
+            return Ok(false);
+        }
+        let staged = format!("{}-{}", name.kind.name(), staging::random_hex(4)?);
+        let mut copy = self.staging.create(&staged)?;
+        let (mut hasher, mut at) = (self.repo.hash().hasher(), 0);
+        let mut part = vec![0; PART];
+        while at < file.length() {
+            let count = match file.read_at(at, &mut part) {
+                Ok(0) => break,
+                Ok(count) => count,
+                Err(error) if error.is_unreadable() => return self.give_up(&staged),
+                Err(error) => return Err(error),
+            };
+            hasher.update(&part[..count]);
+            copy.append(&part[..count])?;
+            at += count as u64;
+        }
+        if hasher.finish() != name.hash {
+            return self.give_up(&staged);
+        }
+        copy.sync()?;
+        drop(copy);
+        self.backend().replace(&self.staging.path(&staged), &name.path())?;
+        self.backend().sync_dir(layout::PACKS)?;
+        Ok(true)
+    }
+
+    fn give_up(&self, staged: &str) -> Result<bool> {
+        self.backend().remove(&self.staging.path(staged))?;
+        Ok(false)
+    }
+
+    /// Stores objects, whether or not something of their names is there: as loose ones, in place of damaged files, or in
+    /// new packs. When this returns they are durable and visible. Content that does not have the hash that is its name is
+    /// left out; returns the names of what was.
+    pub fn put_objects(
+        &self,
+        objects: impl Iterator<Item = (PackKind, ObjectId, Option<Vec<u8>>)>,
+        as_loose: bool,
+        session: &Session<'_>,
+    ) -> Result<Vec<ObjectId>> {
+        let mut left_out = Vec::new();
+        let whole = objects.filter_map(|(kind, id, content)| {
+            let is_whole =
+                |content: &Vec<u8>| content.len() <= self.repo.max_object() && self.repo.hash().hash(content) == id;
+            let content = content.filter(is_whole);
+            if content.is_none() {
+                left_out.push(id);
+            }
+            content.map(|content| (kind, id, content))
+        });
+        if as_loose {
+            let batch = Batch::new(self.backend(), Arc::clone(&self.staging), self.options.sync, []);
+            for (_, id, content) in whole {
+                let frame = codec::compress(&content).map_err(|reason| {
+                    let error = std::io::Error::other(reason);
+                    Error::io("compress an object for", self.backend().describe(""), error)
+                })?;
+                batch.stage(id, &frame)?;
+            }
+            batch.publish()?;
+        } else {
+            let mut packs = Repacker::begin(self.repo, session, self.options)?;
+            for (kind, id, content) in whole {
+                packs.add(kind, id, &content)?;
+            }
+            packs.finish()?;
+        }
+        // What an interruption kept from being read is not left out for good.
+        self.repo.go_on()?;
+        Ok(left_out)
+    }
+}
+
+fn unexpected(what: &str) -> Error {
+    Error::refused(
+        format!("bring back {what}"),
+        "what was found for it is not whole",
+        "nothing was replaced by it; run `backuptool check`",
+    )
+}

@@ -1,0 +1,758 @@
+//! Repair: every kind of damage to every kind of file, with each kind of place that what is lost can come from. After
+//! it everything is whole, or what is said to be left is what `check` finds. Nothing comes in that does not verify.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use backuptool::object::HashAlgorithm;
+use backuptool::ops::check::CheckReport;
+use backuptool::repo::{InitOptions, Repository, WriterOptions};
+use backuptool::store::batch::SyncMethod;
+use backuptool::store::staging::{RunInfo, Staging};
+use backuptool::store::{Backend, Crash, MemoryBackend, layout};
+use backuptool::{Error, Result};
+use jiff::Timestamp;
+
+use crate::support::cli;
+use crate::support::fault::{FaultBackend, Plan, full_from};
+use crate::support::model::{Model, Source, noise};
+use crate::support::repos::{
+    Repairing, check, open, pack_with, prune_with, read_back, repair_plan, repair_with, take_with,
+};
+use crate::support::sweep::{Sweep, World, fingerprint, slow};
+
+/// Everything goes to packs.
+const PACKED: WriterOptions = WriterOptions { sync: SyncMethod::Auto, loose_limit: 0, pack_size: 64 << 20 };
+
+/// Everything stays loose.
+const LOOSE: WriterOptions = WriterOptions { loose_limit: usize::MAX, ..PACKED };
+
+const USUAL: WriterOptions = WriterOptions { loose_limit: WriterOptions::LOOSE_LIMIT, ..PACKED };
+
+/// Sources that grow: the last one has all the files of the others.
+fn sources() -> [Source; 3] {
+    let first = (0..8)
+        .fold(Model::default(), |model, number| model.file(&format!("dir{}/{number}", number % 2), noise(number, 300)));
+    let first = first.file("chunked", noise(70, 300_000)).file("empty", *b"").link("link", "empty").dir("void");
+    let second = first.clone().file("dir0/new", noise(80, 500)).file("other/deep/new", *b"new");
+    let third = second.clone().file("loose", noise(90, 200)).file("loose chunked", noise(91, 150_000));
+    [first, second, third].map(Source::new)
+}
+
+struct Bed {
+    world: World,
+    sources: [Source; 3],
+}
+
+impl Bed {
+    /// Two snapshots in packs and one that is loose beside them.
+    fn new() -> Self {
+        let sources = sources();
+        let [first, second, third] = &sources;
+        let world = World::new(MemoryBackend::new());
+        let world = world.with_written(&[first, second], PACKED).with_written(&[third], LOOSE);
+        Self { world, sources }
+    }
+
+    /// A repository of its own with the same content in other files.
+    fn other(&self) -> MemoryBackend {
+        let [first, second, third] = &self.sources;
+        let world = World::new(MemoryBackend::new()).with_written(&[third], PACKED).with_written(&[second], LOOSE);
+        world.with_written(&[first], PACKED).memory
+    }
+
+    fn copy(&self) -> MemoryBackend {
+        self.world.copy()
+    }
+
+    /// The files that hold objects.
+    fn files(&self) -> Vec<String> {
+        let is_stored = |path: &String| path.starts_with("packs/") || path.starts_with("objects/");
+        self.world.memory.paths().into_iter().filter(is_stored).collect()
+    }
+
+    fn assert_all_restore(&self, case: &str, memory: &MemoryBackend) {
+        let repo = open(memory.clone()).unwrap();
+        for (number, model) in &self.world.taken {
+            let found = read_back(&repo, *number).unwrap_or_else(|error| panic!("{case}: {error}"));
+            assert_eq!(found.differences(model), [] as [String; 0], "{case}: snapshot {number}");
+        }
+    }
+}
+
+/// What happens to a file.
+#[derive(Clone, Copy, Debug)]
+enum Harm {
+    Deleted,
+    Emptied,
+    Halved,
+    /// A bit flipped at this part of it, in thousandths.
+    Flipped(usize),
+    /// The last byte but so many.
+    FlippedEnd(usize),
+    /// Replaced by another file of its kind.
+    Replaced,
+}
+
+const HARMS: [Harm; 11] = [
+    Harm::Deleted,
+    Harm::Emptied,
+    Harm::Halved,
+    Harm::Flipped(0),
+    Harm::Flipped(30),
+    Harm::Flipped(300),
+    Harm::Flipped(700),
+    Harm::FlippedEnd(120),
+    Harm::FlippedEnd(60),
+    Harm::FlippedEnd(3),
+    Harm::Replaced,
+];
+
+fn harm(memory: &MemoryBackend, path: &str, harm: Harm) {
+    let content = memory.contents(path).unwrap();
+    let flip = |at: usize| {
+        let mut content = content.clone();
+        let at = at.min(content.len() - 1);
+        content[at] ^= 4;
+        content
+    };
+    let content = match harm {
+        Harm::Deleted => {
+            memory.remove(path).unwrap();
+            return memory.sync_all().unwrap();
+        }
+        Harm::Emptied => Vec::new(),
+        Harm::Halved => content[..content.len() / 2].to_vec(),
+        Harm::Flipped(part) => flip(content.len() * part / 1000),
+        Harm::FlippedEnd(at) => flip(content.len().saturating_sub(at)),
+        Harm::Replaced => {
+            let (dir, suffix) = (&path[..6], path.rsplit_once('.').map_or("", |(_, suffix)| suffix));
+            let is_like = |other: &String| other != path && other.starts_with(dir) && other.ends_with(suffix);
+            let other = memory.paths().into_iter().find(is_like).unwrap();
+            memory.contents(&other).unwrap()
+        }
+    };
+    memory.set_contents(path, content).unwrap();
+    memory.sync_all().unwrap();
+}
+
+/// What is damaged, without the reasons.
+fn damage(report: &CheckReport) -> impl PartialEq + std::fmt::Debug + use<> {
+    let objects: BTreeMap<_, _> = report.damaged.iter().map(|(id, damage)| (*id, damage.files.clone())).collect();
+    let packs: BTreeSet<_> = report.damaged_packs.iter().map(|(name, _)| *name).collect();
+    let refs: Vec<u64> = report.unreadable.iter().map(|(number, _)| *number).collect();
+    (objects, packs, refs, report.whole.clone(), report.unlistable.len())
+}
+
+/// Repairs and asserts what always holds. Returns whether all is whole then.
+fn repair(case: &str, memory: &MemoryBackend, repairing: Repairing<'_>, writing: WriterOptions) -> bool {
+    let before = fingerprint(memory);
+    let copies_before: Vec<_> = repairing.copies.iter().map(fingerprint).collect();
+    let plan = repair_plan(memory.clone(), repairing, writing).unwrap_or_else(|error| panic!("{case}: {error}"));
+    let expected = damage(&plan.remaining);
+    let is_clean = plan.remaining.is_clean();
+    drop(plan);
+    assert_eq!(fingerprint(memory), before, "{case}: a plan changed something");
+    let report = repair_with(memory.clone(), repairing, writing).unwrap_or_else(|error| panic!("{case}: {error}"));
+    assert_eq!(report.not_done, [] as [String; 0], "{case}");
+    let copies_after: Vec<_> = repairing.copies.iter().map(fingerprint).collect();
+    assert_eq!(copies_after, copies_before, "{case}: a copy changed");
+    assert!(!memory.paths().iter().any(|path| path.starts_with("tmp/")), "{case}");
+    // What it says is what there is, and durable.
+    let durable = memory.crash(Crash::LoseAll);
+    for memory in [&durable, memory] {
+        let found = check(memory.clone()).unwrap();
+        assert_eq!(damage(&found), expected, "{case}");
+        assert_eq!(found.is_clean(), is_clean, "{case}");
+    }
+    let again = repair_plan(memory.clone(), repairing, writing).unwrap();
+    assert!(again.is_nothing(), "{case}: a second run has something to do: {again:?}");
+    is_clean
+}
+
+#[test]
+fn what_is_whole_is_left_alone() {
+    let bed = Bed::new();
+    for memory in [bed.copy(), MemoryBackend::new()] {
+        if memory.paths().is_empty() {
+            World::new(memory.clone());
+        }
+        // It leaves a note of what is whole.
+        check(memory.clone()).unwrap();
+        let before = fingerprint(&memory);
+        for copies in [vec![], vec![bed.copy()], vec![bed.other()]] {
+            let directory = Some(bed.sources[0].path());
+            let repairing = Repairing { copies: &copies, directory, remove: true };
+            let plan = repair_plan(memory.clone(), repairing, USUAL).unwrap();
+            assert!(plan.is_nothing() && plan.remaining.is_clean(), "{plan:?}");
+            assert!(repair("whole", &memory, repairing, USUAL));
+            assert_eq!(fingerprint(&memory), before);
+        }
+    }
+}
+
+#[test]
+fn every_damage_to_every_file_is_mended_from_a_copy_and_from_another_repository() {
+    let bed = Bed::new();
+    let mut cases = 0;
+    for (source, other) in [("a copy", bed.copy()), ("another repository", bed.other())] {
+        for path in bed.files() {
+            for kind in HARMS {
+                let case = format!("{path} {kind:?}, from {source}");
+                let memory = bed.copy();
+                harm(&memory, &path, kind);
+                let copies = [other.clone()];
+                let writing = if cases % 2 == 0 { USUAL } else { PACKED };
+                let repairing = Repairing { copies: &copies, ..Repairing::default() };
+                assert!(repair(&case, &memory, repairing, writing), "{case}");
+                bed.assert_all_restore(&case, &memory);
+                cases += 1;
+            }
+        }
+    }
+    assert!(cases > 150, "{cases}");
+}
+
+#[test]
+fn what_the_directory_still_has_is_mended_and_the_rest_is_named() {
+    let bed = Bed::new();
+    let (mut whole, mut lacking) = (0, 0);
+    for path in bed.files() {
+        for kind in HARMS {
+            let case = format!("{path} {kind:?}, from the directory");
+            let memory = bed.copy();
+            harm(&memory, &path, kind);
+            let last = Repairing { directory: Some(bed.sources[2].path()), ..Repairing::default() };
+            let is_whole = repair(&case, &memory, last, USUAL);
+            // Every file is still there: what may lack are directories that were otherwise before.
+            let report = check(memory.clone()).unwrap();
+            assert!(report.whole.contains(&3), "{case}: {report:?}");
+            if is_whole {
+                whole += 1;
+                bed.assert_all_restore(&case, &memory);
+            } else {
+                lacking += 1;
+                assert!(path.contains("trees"), "{case}");
+                // Those are found in what was taken before.
+                let first = Repairing { directory: Some(bed.sources[0].path()), ..Repairing::default() };
+                let second = Repairing { directory: Some(bed.sources[1].path()), ..Repairing::default() };
+                repair(&case, &memory, first, USUAL);
+                assert!(repair(&case, &memory, second, USUAL), "{case}");
+                bed.assert_all_restore(&case, &memory);
+            }
+        }
+    }
+    assert!(whole > 80 && lacking > 5, "{whole}, {lacking}");
+}
+
+#[test]
+fn with_nothing_else_what_is_whole_in_a_damaged_pack_is_saved_and_the_rest_is_named() {
+    let bed = Bed::new();
+    let (mut whole, mut lacking) = (0, 0);
+    for path in bed.files() {
+        for kind in HARMS {
+            let case = format!("{path} {kind:?}, from nothing");
+            let memory = bed.copy();
+            harm(&memory, &path, kind);
+            if repair(&case, &memory, Repairing::default(), USUAL) {
+                whole += 1;
+                bed.assert_all_restore(&case, &memory);
+                continue;
+            }
+            lacking += 1;
+            // Giving up what cannot be made whole leaves a whole repository.
+            let before = check(memory.clone()).unwrap().whole;
+            let giving_up = Repairing { remove: true, ..Repairing::default() };
+            assert!(repair(&case, &memory, giving_up, USUAL), "{case}");
+            let repo = open(memory.clone()).unwrap();
+            let left: Vec<u64> = repo.snapshots().unwrap().snapshots.iter().map(|snapshot| snapshot.number).collect();
+            assert_eq!(left, before, "{case}");
+            for number in left {
+                assert_eq!(read_back(&repo, number).unwrap(), bed.world.taken[&number], "{case}");
+            }
+            drop(repo);
+            let next = take_with(memory.clone(), bed.sources[0].path(), PACKED).unwrap();
+            assert_eq!(next.snapshot.number, 4, "{case}");
+            assert!(check(memory.clone()).unwrap().is_clean(), "{case}");
+        }
+    }
+    // The index and the footer of a pack, and much of a frame, can be done without.
+    assert!(whole > 10 && lacking > 50, "{whole}, {lacking}");
+}
+
+#[test]
+fn many_damages_at_once_are_mended_from_several_places() {
+    let bed = Bed::new();
+    let files = bed.files();
+    for seed in 0..40_usize {
+        let memory = bed.copy();
+        let copies = [bed.copy(), bed.other()];
+        for (at, path) in files.iter().enumerate() {
+            let kind = HARMS[(seed * 7 + at * 3) % HARMS.len()];
+            // What one copy lacks the other has, since its files are others.
+            match (seed + at) % 3 {
+                0 => harm(&memory, path, kind),
+                1 => harm(&copies[0], path, kind),
+                _ => {
+                    harm(&memory, path, kind);
+                    harm(&copies[0], path, kind);
+                }
+            }
+        }
+        let case = format!("seed {seed}");
+        let writing = if seed % 2 == 0 { USUAL } else { PACKED };
+        assert!(repair(&case, &memory, Repairing { copies: &copies, ..Repairing::default() }, writing), "{case}");
+        bed.assert_all_restore(&case, &memory);
+    }
+}
+
+#[test]
+fn damaged_refs_and_the_configuration_come_only_from_a_copy_of_this_repository() {
+    let bed = Bed::new();
+    for (path, unreadable) in [("snapshots/2.json", Some(2)), (layout::CONFIG, None)] {
+        for kind in [Harm::Emptied, Harm::Halved, Harm::Flipped(20), Harm::Flipped(500), Harm::FlippedEnd(20)] {
+            let case = format!("{path} {kind:?}");
+            let memory = bed.copy();
+            harm(&memory, path, kind);
+            let others = [bed.other()];
+            let from_other = Repairing { copies: &others, ..Repairing::default() };
+            let before = fingerprint(&memory);
+            if let Some(number) = unreadable {
+                let plan = repair_plan(memory.clone(), from_other, USUAL).unwrap();
+                assert_eq!(plan.remaining.unreadable[0].0, number, "{case}");
+                assert!(plan.is_nothing(), "{case}: {plan:?}");
+            } else {
+                let error = repair_plan(memory.clone(), from_other, USUAL).unwrap_err();
+                assert!(matches!(error, Error::Refused { .. } | Error::TooNew { .. }), "{case}: {error}");
+            }
+            assert_eq!(fingerprint(&memory), before, "{case}");
+            let copies = [bed.other(), bed.copy()];
+            assert!(repair(&case, &memory, Repairing { copies: &copies, ..Repairing::default() }, USUAL), "{case}");
+            assert_eq!(memory.contents(path), bed.world.memory.contents(path), "{case}");
+            bed.assert_all_restore(&case, &memory);
+        }
+    }
+}
+
+#[test]
+fn a_lost_configuration_comes_back_where_a_ref_shows_that_it_is_the_same_repository() {
+    let bed = Bed::new();
+    let memory = bed.copy();
+    memory.remove(layout::CONFIG).unwrap();
+    for copies in [vec![], vec![bed.other()]] {
+        let error = repair_plan(memory.clone(), Repairing { copies: &copies, ..Repairing::default() }, USUAL);
+        assert!(matches!(error.unwrap_err(), Error::Refused { .. }));
+    }
+    assert!(repair("lost", &memory, Repairing { copies: &[bed.copy()], ..Repairing::default() }, USUAL));
+    bed.assert_all_restore("lost", &memory);
+    // Where there is nothing, there is no repository.
+    let empty = MemoryBackend::new();
+    let error = repair_plan(empty.clone(), Repairing { copies: &[bed.copy()], ..Repairing::default() }, USUAL);
+    assert!(matches!(error.unwrap_err(), Error::NoRepository { .. }));
+    assert!(empty.paths().is_empty());
+}
+
+#[test]
+fn lost_snapshots_come_back_from_a_copy_and_what_may_have_been_removed_does_not() {
+    let bed = Bed::new();
+    let memory = bed.copy();
+    for number in 1..=3 {
+        memory.remove(&format!("snapshots/{number}.json")).unwrap();
+    }
+    let copies = [bed.copy()];
+    let from = Repairing { copies: &copies, ..Repairing::default() };
+    assert!(repair("all lost", &memory, from, USUAL));
+    bed.assert_all_restore("all lost", &memory);
+
+    prune_with(memory.clone(), &[1, 2], USUAL).unwrap();
+    let plan = repair_plan(memory.clone(), from, USUAL).unwrap();
+    assert!(plan.is_nothing() && plan.remaining.is_clean(), "{plan:?}");
+    assert_eq!(plan.not_here, [1]);
+}
+
+#[test]
+fn a_copy_that_went_its_own_way_gives_objects_and_no_refs() {
+    let bed = Bed::new();
+    let [first, second, _] = &bed.sources;
+    let (memory, copy) = (bed.copy(), bed.copy());
+    for (memory, sources) in [(&memory, [first, second]), (&copy, [second, first])] {
+        for source in sources {
+            take_with(memory.clone(), source.path(), LOOSE).unwrap();
+        }
+    }
+    let is_object = |path: &String| path.starts_with("objects/");
+    let object = memory.paths().into_iter().find(is_object).unwrap();
+    harm(&memory, &object, Harm::Emptied);
+    harm(&memory, "snapshots/5.json", Harm::Emptied);
+    let from = Repairing { copies: &[copy], ..Repairing::default() };
+    assert!(!repair("diverged", &memory, from, USUAL));
+    let report = check(memory).unwrap();
+    assert_eq!((report.whole, report.unreadable[0].0), (vec![1, 2, 3, 4], 5));
+}
+
+#[test]
+fn a_repository_with_another_hash_is_refused() {
+    let bed = Bed::new();
+    let options = InitOptions { hash: HashAlgorithm::Sha256, ..InitOptions::default() };
+    let other = World::with_init(MemoryBackend::new(), &options).memory;
+    let error = repair_plan(bed.copy(), Repairing { copies: &[other], ..Repairing::default() }, USUAL).unwrap_err();
+    assert!(error.to_string().contains("sha256"), "{error}");
+}
+
+#[test]
+fn nothing_comes_in_that_does_not_verify() {
+    let bed = Bed::new();
+    for path in bed.files() {
+        for kind in HARMS {
+            // What the copy has is damaged in the same or another way.
+            for of_copy in [Harm::Flipped(300), Harm::FlippedEnd(60), Harm::Replaced] {
+                let (memory, copy) = (bed.copy(), bed.copy());
+                harm(&memory, &path, kind);
+                harm(&copy, &path, of_copy);
+                let case = format!("{path} {kind:?}, from one with {of_copy:?}");
+                repair(&case, &memory, Repairing { copies: &[copy], ..Repairing::default() }, USUAL);
+                let repo = open(memory.clone()).unwrap();
+                for number in check(memory.clone()).unwrap().whole {
+                    assert_eq!(read_back(&repo, number).unwrap(), bed.world.taken[&number], "{case}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn an_index_that_misleads_is_written_anew() {
+    let bed = Bed::new();
+    let memory = bed.copy();
+    pack_with(memory.clone(), PACKED).unwrap();
+    let good = memory.contents(layout::INDEX).unwrap();
+    for at in (0..good.len()).step_by(3) {
+        let mut bad = good.clone();
+        bad[at] ^= 16;
+        memory.set_contents(layout::INDEX, bad).unwrap();
+        let case = format!("byte {at}");
+        assert!(repair(&case, &memory, Repairing::default(), USUAL), "{case}");
+        assert_eq!(memory.contents(layout::INDEX).as_ref(), Some(&good), "{case}");
+    }
+}
+
+#[test]
+fn what_check_has_recorded_is_taken_back_when_it_is_mended() {
+    let bed = Bed::new();
+    let memory = bed.copy();
+    for path in bed.files().iter().filter(|path| path.contains("blobs")) {
+        harm(&memory, path, Harm::Flipped(300));
+    }
+    assert!(!check(memory.clone()).unwrap().is_clean());
+    assert!(memory.contents(layout::DAMAGED).is_some());
+    assert!(repair("recorded", &memory, Repairing { copies: &[bed.copy()], ..Repairing::default() }, USUAL));
+    assert!(memory.contents(layout::DAMAGED).is_none());
+}
+
+/// Much that is damaged, of which each step of a repair has something to do: a pack to salvage, one to replace by a
+/// copy's, lost and damaged loose objects, a ref, an index, a record.
+fn ruin(bed: &Bed) -> MemoryBackend {
+    let memory = bed.copy();
+    let files = bed.files();
+    let [blobs, trees] = ["blobs", "trees"].map(|kind| files.iter().filter(move |path| path.contains(kind)));
+    let blobs: Vec<_> = blobs.collect();
+    harm(&memory, blobs[0], Harm::Flipped(300));
+    harm(&memory, blobs[1], Harm::FlippedEnd(3));
+    for (path, kind) in trees.zip([Harm::Deleted, Harm::Halved]) {
+        harm(&memory, path, kind);
+    }
+    let loose = files.iter().filter(|path| path.starts_with("objects/"));
+    for (path, kind) in loose.zip([Harm::Emptied, Harm::Deleted, Harm::Flipped(500)]) {
+        harm(&memory, path, kind);
+    }
+    assert!(!check(memory.clone()).unwrap().is_clean());
+    harm(&memory, "snapshots/1.json", Harm::Halved);
+    memory
+}
+
+/// After whatever stopped a repair: what was whole is whole, and the next repair does the rest.
+fn verify_after(case: &str, bed: &Bed, before: &CheckReport, memory: &MemoryBackend, copies: &[MemoryBackend]) {
+    let report = check(memory.clone()).unwrap_or_else(|error| panic!("{case}: {error}"));
+    for number in &before.whole {
+        assert!(report.whole.contains(number), "{case}: snapshot {number} was whole");
+    }
+    let from = Repairing { copies, ..Repairing::default() };
+    repair_with(memory.clone(), from, PACKED).unwrap_or_else(|error| panic!("{case}: {error}"));
+    assert!(check(memory.clone()).unwrap().is_clean(), "{case}");
+    assert!(repair_plan(memory.clone(), from, PACKED).unwrap().is_nothing(), "{case}");
+    bed.assert_all_restore(case, memory);
+}
+
+#[test]
+fn a_repair_can_stop_anywhere() {
+    let bed = Bed::new();
+    let (mut run, mut verified) = (0, 0);
+    for (name, copies, writing) in [
+        ("from a copy", vec![bed.copy()], PACKED),
+        ("from another repository, to packs", vec![bed.other(), bed.copy()], PACKED),
+        ("from another repository, loose", vec![bed.other(), bed.copy()], LOOSE),
+    ] {
+        let base = ruin(&bed);
+        let before = check(base.clone()).unwrap();
+        let from = Repairing { copies: &copies, ..Repairing::default() };
+        let counted = FaultBackend::new(Arc::new(base.crash(Crash::KeepAll)), Plan::None);
+        repair_with(counted.clone(), from, writing).unwrap();
+        let sweep = Sweep::new(&bed.sources[0], 1);
+        for (n, step) in (1..).zip(counted.log()) {
+            for plan in [Plan::FailOnce(n), Plan::FailFrom(n), Plan::TornFrom(n)] {
+                if matches!(plan, Plan::TornFrom(_)) && !step.contains(" append ") {
+                    continue;
+                }
+                for kind in [ErrorKind::Other, ErrorKind::StorageFull] {
+                    let memory = base.crash(Crash::KeepAll);
+                    let faults = FaultBackend::failing_with(Arc::new(memory.clone()), plan, kind);
+                    let done = repair_with(faults.clone(), from, writing).is_ok();
+                    assert!(faults.fired(), "{name}: {plan:?} of {step} never came");
+                    for crash in sweep.crashes(n, kind) {
+                        let after = memory.crash(crash);
+                        run += 1;
+                        if sweep.is_new(&after, done) {
+                            verified += 1;
+                            let case = format!("{name}: {plan:?} ({kind}) of {step}, {crash:?}, done: {done}");
+                            verify_after(&case, &bed, &before, &after, &copies);
+                        }
+                    }
+                }
+            }
+        }
+    }
+    println!("{run} cases, {verified} of them verified");
+    assert!(run >= 5000 && verified >= 100, "{run}, {verified}");
+}
+
+#[test]
+fn a_repair_on_a_full_disk_leaves_what_was_there_and_goes_on_later() {
+    let bed = Bed::new();
+    let base = ruin(&bed);
+    let before = check(base.clone()).unwrap();
+    let copies = [bed.other(), bed.copy()];
+    let from = Repairing { copies: &copies, ..Repairing::default() };
+    for writing in [PACKED, LOOSE] {
+        for first in 1.. {
+            let memory = base.crash(Crash::KeepAll);
+            let case = format!("full from write {first} on");
+            let result = repair_with(full_from(&memory, first), from, writing);
+            assert!(!memory.paths().iter().any(|path| path.starts_with("tmp/")), "{case}");
+            match result {
+                Ok(report) => {
+                    // The disk became full after all that needs space.
+                    assert!(first > 8 && report.not_done.is_empty(), "{case}: {report:?}");
+                    assert!(check(memory.clone()).unwrap().is_clean(), "{case}");
+                    bed.assert_all_restore(&case, &memory);
+                    break;
+                }
+                Err(error) => {
+                    assert!(error.is_full(), "{case}: {error}");
+                    verify_after(&case, &bed, &before, &memory, &copies);
+                }
+            }
+        }
+    }
+}
+
+/// Another process that does all of its work before the Nth step of a repair.
+#[test]
+fn others_may_work_beside_a_repair() {
+    let bed = Bed::new();
+    let base = ruin(&bed);
+    let copies = [bed.copy()];
+    let again = Source::new(bed.sources[1].model.clone().file("more", noise(200, 700)));
+    let counted = FaultBackend::new(Arc::new(base.crash(Crash::KeepAll)), Plan::None);
+    repair_with(counted.clone(), Repairing { copies: &copies, ..Repairing::default() }, PACKED).unwrap();
+    let mut done = [0; 4];
+    for (other, done) in done.iter_mut().enumerate() {
+        for n in (1..=counted.operations()).step_by(if slow() { 1 } else { 7 }) {
+            let case = format!("{other} before step {n}");
+            let memory = base.crash(Crash::KeepAll);
+            let steps = AtomicU64::new(0);
+            let of_other: Arc<Mutex<Option<Result<()>>>> = Arc::default();
+            let (below, source, result) = (memory.clone(), again.path().to_path_buf(), Arc::clone(&of_other));
+            let hooked = FaultBackend::hooked(memory.clone(), move |_, _| {
+                if steps.fetch_add(1, Ordering::Relaxed) + 1 == n {
+                    let work = match other {
+                        0 => take_with(below.clone(), &source, PACKED).map(|_| ()),
+                        1 => pack_with(below.clone(), PACKED).map(|_| ()),
+                        2 => check(below.clone()).map(|_| ()),
+                        _ => prune_with(below.clone(), &[2], PACKED).map(|_| ()),
+                    };
+                    *result.lock().unwrap() = Some(work);
+                }
+                Ok(())
+            });
+            let from = Repairing { copies: &copies, ..Repairing::default() };
+            let report = repair_with(hooked, from, PACKED);
+            let worked = of_other.lock().unwrap().take().is_some_and(|work| work.is_ok());
+            *done += u32::from(worked);
+            // It need not have got everything, but the next one does.
+            drop(report);
+            repair_with(memory.clone(), from, PACKED).unwrap_or_else(|error| panic!("{case}: {error}"));
+            let found = check(memory.clone()).unwrap();
+            assert!(found.is_clean(), "{case}: {found:?}");
+            let repo = open(memory.clone()).unwrap();
+            for number in &found.whole {
+                let model = bed.world.taken.get(number).unwrap_or(&again.model);
+                assert_eq!(read_back(&repo, *number).unwrap().differences(model), [] as [String; 0], "{case}");
+            }
+            let expected = [1, 2, 3, 4].into_iter().filter(|number| match number {
+                2 => other != 3 || !worked,
+                4 => other == 0 && worked,
+                _ => true,
+            });
+            assert_eq!(found.whole, expected.collect::<Vec<_>>(), "{case}");
+        }
+    }
+    println!("{done:?} of {} steps", counted.operations());
+    assert!(done.iter().all(|done| *done > 5), "{done:?}");
+}
+
+/// The steps of a snapshot before each of which a repair does all of its work, or as much as the lock lets it.
+#[test]
+fn a_repair_may_come_in_the_middle_of_a_snapshot() {
+    let bed = Bed::new();
+    let base = bed.copy();
+    for path in bed.files().iter().filter(|path| path.contains("blobs")) {
+        harm(&base, path, Harm::Flipped(300));
+    }
+    check(base.clone()).unwrap();
+    let again = Source::new(bed.sources[1].model.clone().file("more", noise(200, 700)));
+    let counted = FaultBackend::new(Arc::new(base.crash(Crash::KeepAll)), Plan::None);
+    take_with(counted.clone(), again.path(), PACKED).unwrap();
+    for n in 1..=counted.operations() {
+        let memory = base.crash(Crash::KeepAll);
+        let steps = AtomicU64::new(0);
+        let (below, copy) = (memory.clone(), bed.copy());
+        let hooked = FaultBackend::hooked(memory.clone(), move |_, _| {
+            if steps.fetch_add(1, Ordering::Relaxed) + 1 == n {
+                let copies = [copy.clone()];
+                match repair_with(below.clone(), Repairing { copies: &copies, ..Repairing::default() }, PACKED) {
+                    Ok(_) | Err(Error::Locked { .. }) => {}
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            Ok(())
+        });
+        let number = take_with(hooked, again.path(), PACKED).unwrap().snapshot.number;
+        let case = format!("before step {n}");
+        repair_with(memory.clone(), Repairing { copies: &[bed.copy()], ..Repairing::default() }, PACKED).unwrap();
+        assert!(check(memory.clone()).unwrap().is_clean(), "{case}");
+        bed.assert_all_restore(&case, &memory);
+        assert_eq!(read_back(&open(memory).unwrap(), number).unwrap(), again.model, "{case}");
+    }
+}
+
+#[test]
+fn what_snapshots_have_stored_again_lets_damaged_packs_go() {
+    let bed = Bed::new();
+    let mut healed = 0;
+    for path in bed.files() {
+        for kind in HARMS {
+            let case = format!("{path} {kind:?}");
+            let memory = bed.copy();
+            harm(&memory, &path, kind);
+            if check(memory.clone()).unwrap().is_clean() {
+                continue;
+            }
+            // Contents and trees that are met again are stored again.
+            for source in &bed.sources {
+                take_with(memory.clone(), source.path(), PACKED).unwrap();
+            }
+            let report = check(memory.clone()).unwrap();
+            assert!(report.damaged.is_empty(), "{case}: {report:?}");
+            assert_eq!(report.whole, [1, 2, 3, 4, 5, 6], "{case}");
+            assert!(repair(&case, &memory, Repairing::default(), USUAL), "{case}");
+            bed.assert_all_restore(&case, &memory);
+            assert!(memory.contents(layout::DAMAGED).is_none(), "{case}");
+            healed += 1;
+        }
+    }
+    assert!(healed > 80, "{healed}");
+}
+
+fn save_index(memory: &MemoryBackend, repo: &Repository) {
+    let info = RunInfo { host: String::new(), pid: 1, command: String::new(), start: Timestamp::UNIX_EPOCH };
+    repo.packs().unwrap().save(&Staging::begin(memory, &info).unwrap()).unwrap();
+}
+
+#[test]
+fn an_index_that_check_has_removed_is_not_written_back_by_who_had_opened_it() {
+    let bed = Bed::new();
+    let memory = bed.copy();
+    pack_with(memory.clone(), PACKED).unwrap();
+    assert!(memory.contents(layout::INDEX).is_some());
+    let running = open(memory.clone()).unwrap();
+    running.packs().unwrap();
+    let pack = memory.paths().into_iter().find(|path| path.contains("blobs")).unwrap();
+    // A name in its index.
+    harm(&memory, &pack, Harm::FlippedEnd(200));
+    assert_eq!(check(memory.clone()).unwrap().damaged_packs.len(), 1);
+    assert!(memory.contents(layout::INDEX).is_none());
+    // As a snapshot does that has added much.
+    save_index(&memory, &running);
+    assert!(memory.contents(layout::INDEX).is_some());
+    assert!(open(memory).unwrap().packs().unwrap().list().iter().all(|(name, _)| name.path() != pack));
+}
+
+#[test]
+fn the_command_line_says_what_it_does_and_what_is_left() {
+    let world = cli::World::new();
+    world.init(&[]);
+    let text: String = (0..3000).map(|number| format!("line {number}\n")).collect();
+    std::fs::create_dir(world.path("source")).unwrap();
+    std::fs::write(world.path("source/a"), &text).unwrap();
+    std::fs::write(world.path("source/b"), "b").unwrap();
+    world.snapshot("source");
+    let run = |args: &[&str]| world.run(["repair", "-r", "repo"].iter().chain(args));
+    assert_eq!(run(&[]).exits(0).stdout, "nothing to repair\nno damage is left\n");
+
+    cli::run({
+        let mut copy = std::process::Command::new("cp");
+        copy.args(["-r", "repo", "copy"]).current_dir(world.path(""));
+        copy
+    })
+    .exits(0);
+    let b = HashAlgorithm::Blake3.hash(b"b").to_string();
+    let object = world.path(format!("repo/objects/{}/{}", &b[..2], &b[2..]));
+    std::fs::remove_file(&object).unwrap();
+    let ran = run(&[]).exits(4);
+    assert!(ran.stdout.contains(&format!("missing: object {b}\n  b (snapshot 1)\n")), "{ran:?}");
+    assert!(ran.stdout.contains("next: `backuptool repair --from COPY`"), "{ran:?}");
+    let ran = world.run(["check", "-r", "repo"]).exits(4);
+    assert!(ran.stdout.contains("next: `backuptool repair --from COPY`"), "{ran:?}");
+
+    let ran = run(&["--from", "copy", "-n"]).exits(0);
+    let expected = format!("would store object {b} again, from the repository {}\n", world.path("copy").display());
+    assert!(
+        ran.stdout.starts_with("would store object") && ran.stdout.ends_with("no damage is left\n"),
+        "{expected}: {ran:?}"
+    );
+    assert!(!object.exists());
+    let json = run(&["--from", "copy", "--json", "-n"]).exits(0).json().remove(0);
+    assert_eq!(
+        (&json["dry_run"], &json["whole"], &json["objects"][0]["object"]),
+        (&true.into(), &true.into(), &b.clone().into())
+    );
+    let json = run(&["--from-directory", "source", "--json"]).exits(0).json().remove(0);
+    assert_eq!((&json["dry_run"], &json["whole"], &json["type"]), (&false.into(), &true.into(), &"repair".into()));
+    assert!(object.exists());
+    world.clean();
+
+    std::fs::remove_file(&object).unwrap();
+    let ran = run(&["--remove-damaged-snapshots", "-n"]).exits(0);
+    assert!(ran.stdout.contains("would remove snapshot 1\n"), "{ran:?}");
+    assert_eq!(world.numbers(), [1]);
+    run(&["--remove-damaged-snapshots"]).exits(0).says(&["removing what cannot be made whole: snapshot 1"]);
+    assert!(world.numbers().is_empty());
+    world.clean();
+
+    run(&["--from", "repo"]).exits(1).says(&["from itself"]);
+    run(&["--from", "nowhere"]).exits(10);
+    world.ok(["init", "-r", "sha", "--hash", "sha256"]);
+    run(&["--from", "sha"]).exits(1).says(&["names objects by another hash (sha256, not blake3)"]);
+}
