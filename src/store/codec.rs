@@ -296,4 +296,42 @@ mod tests {
         unused[4] ^= 0x10;
         assert!(decompress(&unused, MAX).is_err());
     }
+
+    #[test]
+    fn what_comes_before_a_break_is_salvaged() {
+        // Blocks of 128 KiB, of which each compresses alone.
+        let content: Vec<u8> =
+            (0..100_000_u32).flat_map(|number| (number.wrapping_mul(2_654_435_761) >> 12).to_le_bytes()).collect();
+        let frame = compress(&content).unwrap();
+        let from = |bytes: &[u8]| {
+            let bytes = bytes.to_vec();
+            salvage(
+                move |at, length| {
+                    let rest = bytes.get(usize::try_from(at).unwrap()..).unwrap_or_default();
+                    rest[..length.min(rest.len())].to_vec()
+                },
+                MAX,
+            )
+        };
+        assert_eq!(from(&frame), (content.clone(), Some(frame.len() as u64)));
+        // What follows it does not matter.
+        assert_eq!(from(&[&frame[..], b"more"].concat()), (content.clone(), Some(frame.len() as u64)));
+        let mut partly = 0;
+        for cut in (0..frame.len()).step_by(997) {
+            let (found, length) = from(&frame[..cut]);
+            assert!(length.is_none() && content.starts_with(&found), "{cut}");
+            partly += usize::from(!found.is_empty());
+        }
+        assert!(partly > 10, "{partly}");
+        // Only the checksum is wrong.
+        let mut bad = frame.clone();
+        *bad.last_mut().unwrap() ^= 1;
+        assert_eq!(from(&bad), (content, None));
+        // It claims more than there can be, and it is no frame.
+        assert_eq!(from(&compress(&vec![0; MAX + 1]).unwrap()), (Vec::new(), None));
+        assert_eq!(from(b"no frame"), (Vec::new(), None));
+        assert_eq!(from(b""), (Vec::new(), None));
+        assert_eq!(find_frame(&[b"x", &frame[..], &frame[..]].concat(), 2), Some(1 + frame.len()));
+        assert_eq!(find_frame(&frame[1..50], 0), None);
+    }
 }

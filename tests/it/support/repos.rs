@@ -215,9 +215,22 @@ pub(crate) fn repair_plan(
     repairing: Repairing<'_>,
     writing: WriterOptions,
 ) -> Result<RepairPlan> {
-    let copies = repairing.copies.iter().map(|copy| open(copy.clone())).collect::<Result<Vec<_>>>()?;
-    let options = RepairOptions { copies, directory: repairing.directory, remove_damaged_snapshots: repairing.remove };
-    repair::plan(Arc::new(backend), options, writing, ONE, &session())
+    repair_plan_in(&session(), backend, repairing, writing)
+}
+
+fn repair_plan_in(
+    session: &Session<'_>,
+    backend: impl Backend + 'static,
+    repairing: Repairing<'_>,
+    writing: WriterOptions,
+) -> Result<RepairPlan> {
+    let open = |copy: &MemoryBackend| SharedRepository::open(Arc::new(copy.clone()), session);
+    let options = RepairOptions {
+        copies: repairing.copies.iter().map(open).collect::<Result<Vec<_>>>()?,
+        directory: repairing.directory,
+        remove_damaged_snapshots: repairing.remove,
+    };
+    repair::plan(Arc::new(backend), options, writing, ONE, session)
 }
 
 pub(crate) fn repair_with(
@@ -225,7 +238,16 @@ pub(crate) fn repair_with(
     repairing: Repairing<'_>,
     writing: WriterOptions,
 ) -> Result<RepairReport> {
-    repair::execute(repair_plan(backend, repairing, writing)?, writing, &session())
+    repair_in(&session(), backend, repairing, writing)
+}
+
+pub(crate) fn repair_in(
+    session: &Session<'_>,
+    backend: impl Backend + 'static,
+    repairing: Repairing<'_>,
+    writing: WriterOptions,
+) -> Result<RepairReport> {
+    repair::execute(repair_plan_in(session, backend, repairing, writing)?, writing, session)
 }
 
 /// A document of the repository with the checksum that it should have. `text` may have another one, or none.
