@@ -15,7 +15,7 @@
 //!    verified and durable before it is visible ([`Mender`](crate::repo::Mender)). A crash leaves what was there, and some
 //!    of what was brought.
 //! 2. **Remove snapshots**, if that was asked for: those that are not whole even now, by a prune
-//!    ([`prune`](super::prune)): refs, sync, objects.
+//!    ([`prune`]): refs, sync, objects.
 //! 3. **Clear away**, under the exclusive lock. The marks of all refs that there are then decide what is needed; if any of
 //!    them, or a tree or list, cannot be read, everything is. A damaged loose file goes if a whole copy of the object stands
 //!    in a pack, or nothing needs it. A rotten pack goes if all that is needed of it was read and hashed elsewhere under
@@ -25,7 +25,7 @@
 //!
 //! Nobody can hide behind a name: whatever another repository or a directory gives has the hash that is its name, or is
 //! not taken. Refs and the configuration have no such name; they come only from a copy of the very same repository
-//! ([`config`], [`refs_of_copies`]), and only in the place of what is damaged.
+//! (`config.rs`, `refs_of_copies`), and only in the place of what is damaged.
 //!
 //! A second run finds nothing to do.
 
