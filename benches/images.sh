@@ -9,7 +9,8 @@
 #   benches/images.sh --incompressible OUT_DIR
 #       4 GiB of noise in 64 files of 47 KiB to 188 MiB
 #
-# IMAGE_MIB is another size than 3 or 4 GiB. Needs rsync (Debian: rsync).
+# With IMAGE_REWRITE=1 the update writes every file anew, as when a release is unpacked over an older one; without, only
+# those whose content has changed. IMAGE_MIB is another size than 3 or 4 GiB. Needs rsync (Debian: rsync).
 set -euo pipefail
 
 usage() {
@@ -47,7 +48,9 @@ two_versions() { # OUT_DIR TREE1 TREE2 ARCHIVE1 ARCHIVE2
     cp -- "$1/v1/disk.img" "$1/v2/disk.img"
     mount_disk "$1/v2/disk.img"
     # By content: the same file with another time is not written anew, as an update would not.
-    rsync -a --checksum --delete -- "$3/" "$mnt/tree/"
+    local how=(--checksum)
+    if [ -n "${IMAGE_REWRITE:-}" ]; then how=(--ignore-times --whole-file); fi
+    rsync -a "${how[@]}" --delete -- "$3/" "$mnt/tree/"
     cp -a -- "$5" "$mnt/archives/"
     umount "$mnt"
 }
