@@ -40,6 +40,25 @@ fn path_below(above: &Path, name: &Name, action: &'static str) -> Result<PathBuf
     Err(Error::io(action, path, error))
 }
 
+/// Reads until `buffer` is full or the file at `path` ends, and returns how much was read. `read` reads into a part of the
+/// buffer that begins after so many bytes of it.
+fn read_full(
+    path: &Path,
+    buffer: &mut [u8],
+    mut read: impl FnMut(&mut [u8], u64) -> io::Result<usize>,
+) -> Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match read(&mut buffer[filled..], filled as u64) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(Error::io("read the file", path, error)),
+        }
+    }
+    Ok(filled)
+}
+
 /// How many more files this process may have open, roughly: the limit less what it always needs.
 pub fn open_file_budget() -> usize {
     const RESERVE: u64 = 128;

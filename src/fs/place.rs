@@ -16,6 +16,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 
 use super::linux::{begin_to_write, can_sync_file_system, sync_file_system};
 use super::lock::LockedFile;
+use super::read_full;
 use crate::error::{Error, Result};
 use crate::object::display_path;
 
@@ -315,16 +316,7 @@ impl OpenFile {
 
     /// Reads from byte `offset` until `buffer` is full or the file ends; returns how many bytes were read.
     pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
-        let mut filled = 0;
-        while filled < buffer.len() {
-            match self.file.read_at(&mut buffer[filled..], offset + filled as u64) {
-                Ok(0) => break,
-                Ok(count) => filled += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(Error::io("read the file", &self.path, error)),
-            }
-        }
-        Ok(filled)
+        read_full(&self.path, buffer, |part, at| self.file.read_at(part, offset + at))
     }
 }
 

@@ -15,7 +15,7 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::path_below;
+use super::{path_below, read_full};
 use crate::error::{Error, Result};
 use crate::object::Name;
 
@@ -235,29 +235,12 @@ impl SourceFile {
 
     /// Reads from byte `offset` until the buffer is full or the file ends, and returns how much was read.
     pub fn fill_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
-        let mut filled = 0;
-        while filled < buffer.len() {
-            match self.file.read_at(&mut buffer[filled..], offset + filled as u64) {
-                Ok(0) => break,
-                Ok(count) => filled += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(Error::io("read the file", &self.path, error)),
-            }
-        }
-        Ok(filled)
+        read_full(&self.path, buffer, |part, at| self.file.read_at(part, offset + at))
     }
 
     /// Reads until the buffer is full or the file ends, and returns how much was read.
     pub fn fill(&mut self, buffer: &mut [u8]) -> Result<usize> {
-        let mut filled = 0;
-        while filled < buffer.len() {
-            match self.file.read(&mut buffer[filled..]) {
-                Ok(0) => break,
-                Ok(count) => filled += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(Error::io("read the file", &self.path, error)),
-            }
-        }
-        Ok(filled)
+        let Self { file, path } = self;
+        read_full(path, buffer, |part, _| file.read(part))
     }
 }
