@@ -23,7 +23,7 @@ use std::ops::Deref;
 use std::sync::OnceLock;
 
 use super::copies::Copy;
-use super::{Reachable, Repository, Session, lock, make_dirs};
+use super::{Reachable, Repository, Session, begin_staging, lock};
 use crate::error::{Error, Result};
 use crate::object::ObjectId;
 use crate::store::pack::{PackFile, PackName};
@@ -326,11 +326,7 @@ impl ExclusiveRepository {
             return Ok(());
         }
         let backend = self.repo.backend();
-        let write = || {
-            make_dirs(backend)?;
-            packs.save(&Staging::begin(backend, &session.info())?)
-        };
-        match write() {
+        match begin_staging(backend, session).and_then(|staging| packs.save(&staging)) {
             Err(error) if error.is_full() => Ok(()),
             other => other,
         }

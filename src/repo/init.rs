@@ -34,10 +34,7 @@ pub fn init(backend: Arc<dyn Backend>, options: &InitOptions, session: &Session<
     let staging = Staging::begin(&*backend, &session.info())?;
     let config = Config { id: random_hex(16)?, hash: options.hash, chunks: options.chunks };
     for (name, content) in [(layout::README, readme::text(&config).into_bytes()), (layout::CONFIG, config.encode())] {
-        let staged = name.to_lowercase();
-        let mut file = staging.create(&staged)?;
-        file.append(&content)?;
-        file.sync()?;
+        staging.write(&name.to_lowercase(), &content)?;
     }
     backend.replace(&staging.path(&layout::README.to_lowercase()), layout::README)?;
     for dir in layout::DIRS {

@@ -13,7 +13,7 @@
 
 use std::sync::Arc;
 
-use super::{Repacker, Repository, Session, WriterOptions, lock, make_dirs};
+use super::{Repacker, Repository, Session, WriterOptions, begin_staging, lock};
 use crate::error::{Error, Result};
 use crate::object::{Config, DocumentError, ObjectId, Snapshot};
 use crate::store::batch::Batch;
@@ -40,9 +40,8 @@ impl<'r> Mender<'r> {
         session: &Session<'_>,
         options: WriterOptions,
     ) -> Result<Self> {
-        make_dirs(repo.backend())?;
         staging::remove_abandoned(repo.backend())?;
-        let staging = Arc::new(Staging::begin(repo.backend(), &session.info())?);
+        let staging = Arc::new(begin_staging(repo.backend(), session)?);
         Ok(Self { repo, lock, staging, options })
     }
 
@@ -80,12 +79,9 @@ impl<'r> Mender<'r> {
 
     /// Writes a file, whole and durable, and gives it its name.
     fn put(&self, staged: &str, content: &[u8], path: &str, dir: &str) -> Result<()> {
-        let mut file = self.staging.create(staged)?;
-        file.append(content)?;
-        file.sync()?;
-        drop(file);
+        let staged = self.staging.write(staged, content)?;
         lock::confirm(self.backend(), self.lock)?;
-        self.backend().replace(&self.staging.path(staged), path)?;
+        self.backend().replace(&staged, path)?;
         self.backend().sync_dir(dir)
     }
 

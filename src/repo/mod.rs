@@ -52,7 +52,7 @@ use crate::object::{Config, DocumentError, HashAlgorithm, ListId, MAX_OBJECT, Tr
 use crate::progress::{Interruption, Progress};
 use crate::store::loose::ReadRules;
 use crate::store::packs::Packs;
-use crate::store::staging::RunInfo;
+use crate::store::staging::{RunInfo, Staging};
 use crate::store::{Backend, LocalBackend, layout};
 
 /// Who is at work, and how patiently.
@@ -111,6 +111,12 @@ fn make_dirs(backend: &dyn Backend) -> Result<()> {
         backend.create_dir(dir)?;
     }
     backend.sync_dir("")
+}
+
+/// Begins to stage files, in a repository that may lack directories.
+fn begin_staging<'b>(backend: &'b dyn Backend, session: &Session<'_>) -> Result<Staging<'b>> {
+    make_dirs(backend)?;
+    Staging::begin(backend, &session.info())
 }
 
 fn interruptible(backend: Arc<dyn Backend>, session: &Session<'_>) -> Arc<dyn Backend> {

@@ -9,12 +9,11 @@
 
 use std::sync::Arc;
 
-use super::{Repository, Session, WriterOptions, make_dirs};
+use super::{Repository, Session, WriterOptions, begin_staging};
 use crate::error::{Error, Result};
 use crate::object::ObjectId;
 use crate::store::codec::Density;
 use crate::store::pack::{Frame, FrameBuilder, PackKind, PackName, PackWriter, member_length};
-use crate::store::staging::Staging;
 
 /// Copies objects into new packs.
 pub struct Repacker<'r> {
@@ -40,8 +39,7 @@ pub enum Copied {
 
 impl<'r> Repacker<'r> {
     pub(super) fn begin(repo: &'r Repository, session: &Session<'_>, options: WriterOptions) -> Result<Self> {
-        make_dirs(repo.backend())?;
-        let staging = Arc::new(Staging::begin(repo.backend(), &session.info())?);
+        let staging = Arc::new(begin_staging(repo.backend(), session)?);
         let lanes = PackKind::ALL.map(|kind| Lane {
             kind,
             packs: PackWriter::new(repo.backend(), Arc::clone(&staging), kind, repo.hash(), options.pack_size),

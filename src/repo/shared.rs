@@ -9,10 +9,9 @@ use super::mend::Mender;
 use super::objects::Elsewhere;
 use super::repack::Repacker;
 use super::write::{ObjectWriter, WriterOptions};
-use super::{Repository, Session, interruptible, lock, make_dirs};
+use super::{Repository, Session, begin_staging, interruptible, lock};
 use crate::error::Result;
 use crate::object::{Config, ObjectId};
-use crate::store::staging::Staging;
 use crate::store::verified::{self, Verified};
 use crate::store::{Backend, Lock, LockMode, damaged, layout, remove_if_there};
 
@@ -72,8 +71,7 @@ impl SharedRepository {
         if objects.is_empty() && damaged::read(backend)?.is_empty() {
             return Ok(());
         }
-        make_dirs(backend)?;
-        damaged::write(backend, &Staging::begin(backend, &session.info())?, objects)
+        damaged::write(backend, &begin_staging(backend, session)?, objects)
     }
 
     /// Records when packs were found whole, in place of what was recorded before.
@@ -82,8 +80,7 @@ impl SharedRepository {
         if *packs == verified::read(backend, session.start)? {
             return Ok(());
         }
-        make_dirs(backend)?;
-        verified::write(backend, &Staging::begin(backend, &session.info())?, packs)
+        verified::write(backend, &begin_staging(backend, session)?, packs)
     }
 
     /// Removes the index of all packs, which covers packs that cannot be used: a snapshot must not rely on what only this

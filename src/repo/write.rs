@@ -37,7 +37,7 @@ use jiff::Timestamp;
 
 use super::labels::LabelsWriter;
 use super::seen::{SeenReader, SeenWriter, SourceId};
-use super::{Copy, Repository, Session, lock, make_dirs};
+use super::{Copy, Repository, Session, begin_staging, lock};
 use crate::error::{Error, Result};
 use crate::object::{Added, Labels, ObjectId, Snapshot, Tree, is_zeros};
 use crate::store::batch::{Batch, SyncMethod};
@@ -166,9 +166,9 @@ impl<'r> ObjectWriter<'r> {
         options: WriterOptions,
     ) -> Result<Self> {
         let backend = repo.backend();
-        make_dirs(backend)?;
+        // First, since it may give back the space that the next step needs.
         staging::remove_abandoned(backend)?;
-        let staging = Arc::new(Staging::begin(backend, &session.info())?);
+        let staging = Arc::new(begin_staging(backend, session)?);
         let listing = loose::list(backend)?.complete()?;
         let known = Known::new(&listing.objects);
         let batch = Batch::new(backend, Arc::clone(&staging), options.sync, listing.shards);

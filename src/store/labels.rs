@@ -64,11 +64,8 @@ impl<'b> LabelsWriter<'b> {
                 "use fewer tags and a shorter message; nothing was changed",
             ));
         }
-        let staged = format!("labels-{}", random_hex(4)?);
-        let mut file = self.staging.create(&staged)?;
-        file.append(content)?;
-        file.sync()?;
-        Ok(StagedLabels { number, path: Some(self.staging.path(&staged)) })
+        let path = self.staging.write(&format!("labels-{}", random_hex(4)?), content)?;
+        Ok(StagedLabels { number, path: Some(path) })
     }
 
     /// Puts staged labels in place, durably. The ref of the snapshot must be durable.

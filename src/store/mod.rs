@@ -21,6 +21,7 @@ pub mod damaged;
 pub mod index;
 pub mod labels;
 pub mod layout;
+mod lines;
 mod local;
 pub mod loose;
 mod memory;

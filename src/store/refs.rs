@@ -83,7 +83,6 @@ pub fn publish(backend: &dyn Backend, staging: &Staging<'_>, encode: &mut dyn Fn
                 "see which file in `snapshots` has the highest number, and whether it belongs there",
             ));
         }
-        let staged = format!("ref-{number}");
         let content = encode(number);
         if content.len() > MAX_REF {
             return Err(Error::refused(
@@ -92,11 +91,8 @@ pub fn publish(backend: &dyn Backend, staging: &Staging<'_>, encode: &mut dyn Fn
                 "use shorter options and paths",
             ));
         }
-        let mut file = staging.create(&staged)?;
-        file.append(&content)?;
-        file.sync()?;
-        drop(file);
-        if backend.publish_new(&staging.path(&staged), &RefFile::Ref(number).path())? {
+        let staged = staging.write(&format!("ref-{number}"), &content)?;
+        if backend.publish_new(&staged, &RefFile::Ref(number).path())? {
             backend.sync_dir(SNAPSHOTS).map_err(|error| {
                 Error::refused(
                     format!("make snapshot {number} safe against a power failure"),
@@ -106,7 +102,7 @@ pub fn publish(backend: &dyn Backend, staging: &Staging<'_>, encode: &mut dyn Fn
             })?;
             return Ok(number);
         }
-        backend.remove(&staging.path(&staged))?;
+        backend.remove(&staged)?;
         number += 1;
     }
 }

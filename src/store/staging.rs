@@ -115,6 +115,14 @@ impl<'b> Staging<'b> {
         format!("{}/{name}", self.dir)
     }
 
+    /// Writes a whole file in the staging directory, durably, and returns its path.
+    pub fn write(&self, name: &str, content: &[u8]) -> Result<String> {
+        let mut file = self.create(name)?;
+        file.append(content)?;
+        file.sync()?;
+        Ok(self.path(name))
+    }
+
     /// Creates a file in the staging directory.
     pub fn create(&self, name: &str) -> Result<Box<dyn StagedFile>> {
         self.backend.create(&self.path(name))

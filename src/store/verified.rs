@@ -9,12 +9,9 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::pack::PackName;
-use super::staging::{Staging, random_hex};
-use super::{Backend, layout, remove_if_there};
+use super::staging::Staging;
+use super::{Backend, layout, lines};
 use crate::error::Result;
-
-/// No more than this is read, in bytes.
-const LONGEST: usize = 64 << 20;
 
 /// The packs that checks have found whole, and when.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -39,31 +36,19 @@ impl Verified {
 
 /// Reads it, at the moment `now`; it is empty where it is missing or lies on a bad sector.
 pub fn read(backend: &dyn Backend, now: Timestamp) -> Result<Verified> {
-    let text = match backend.read(layout::VERIFIED, 0, LONGEST) {
-        Err(error) if error.is_unreadable() => Vec::new(),
-        other => other?,
-    };
-    let line = |line: &[u8]| {
-        let (time, name) = str::from_utf8(line).ok()?.split_once(' ')?;
+    let parse = |line: &str| {
+        let (time, name) = line.split_once(' ')?;
         let time = time.parse().ok().filter(|time| *time <= now)?;
         Some((layout::parse_pack(name)?, time))
     };
-    Ok(Verified(text.split(|byte| *byte == b'\n').filter_map(line).collect()))
+    lines::read(backend, layout::VERIFIED, parse).map(Verified)
 }
 
 /// Replaces it. It is removed where there is nothing to say.
 pub fn write(backend: &dyn Backend, staging: &Staging<'_>, verified: &Verified) -> Result<()> {
-    if verified.0.is_empty() {
-        return remove_if_there(backend, layout::VERIFIED);
-    }
-    let staged = format!("verified-{}", random_hex(4)?);
-    let mut file = staging.create(&staged)?;
-    let text: String =
-        verified.0.iter().map(|(pack, time)| format!("{time} {}\n", layout::pack_file_name(*pack))).collect();
-    file.append(text.as_bytes())?;
-    file.sync()?;
-    drop(file);
-    backend.replace(&staging.path(&staged), layout::VERIFIED)
+    let line = |(pack, time): (&PackName, &Timestamp)| format!("{time} {}\n", layout::pack_file_name(*pack));
+    let text: String = verified.0.iter().map(line).collect();
+    lines::replace(backend, staging, layout::VERIFIED, &text)
 }
 
 #[cfg(test)]
