@@ -7,9 +7,10 @@
 //!
 //! # Why it never makes a snapshot wrong
 //!
-//! - What it names is stored. A file is opened only if a ref with its root tree is there ([`Repository::seen`]), the
-//!   shared lock is held until the new ref is published, and everything that a ref needs is stored as long as the ref is.
-//!   While objects are known to be damaged no such file is used: what is damaged would not be met and stored again.
+//! - What it names is stored. A file is opened only if a ref with its root tree is there
+//!   ([`super::ObjectWriter::last_seen`]), the shared lock is held until the new ref is published, and everything that a ref
+//!   needs is stored as long as the ref is. While objects are known to be damaged no such file is used: what is damaged
+//!   would not be met and stored again.
 //! - What it says is what was written: each block is read only if its hash is right, which covers the hash of the block
 //!   before it, and so the beginning of the file, which says of which source it is. What is cut short, damaged or of
 //!   another version is as good as not there from that point on.
@@ -30,7 +31,7 @@ use super::Repository;
 use crate::error::Result;
 use crate::object::{BlobId, Content, HashAlgorithm, ID_LEN, ListId, Name, ObjectId, TreeId};
 use crate::store::staging::Staging;
-use crate::store::{Backend, EntryKind, StagedFile, StoredFile, damaged, layout, remove_if_there};
+use crate::store::{Backend, EntryKind, StagedFile, StoredFile, layout, remove_if_there};
 
 /// Times that are less than so much older than the beginning of a snapshot may be met again: some file systems count in
 /// steps of two seconds.
@@ -134,8 +135,12 @@ struct Settled {
 
 impl Settled {
     fn covers(self, mark: &FileMark, ignores_changed: bool) -> bool {
-        let is_settled = |moment: Moment| moment.0 < self.before;
-        is_settled(mark.modified) && (ignores_changed || (is_settled(mark.changed) && mark.changed != self.newest))
+        self.is_old(mark, ignores_changed) && (ignores_changed || mark.changed != self.newest)
+    }
+
+    fn is_old(self, mark: &FileMark, ignores_changed: bool) -> bool {
+        let is_old = |moment: Moment| moment.0 < self.before;
+        is_old(mark.modified) && (ignores_changed || is_old(mark.changed))
     }
 }
 
@@ -157,29 +162,34 @@ pub struct SeenReader {
 }
 
 impl Repository {
-    /// What the last snapshot of a source saw, if that is known and can be relied on.
-    pub fn seen(&self, source: &SourceId) -> Result<Option<SeenReader>> {
-        if !damaged::read(self.backend())?.is_empty() {
-            return Ok(None);
-        }
+    /// What the last snapshot of a source saw, if that is known and can be relied on. Not to be asked while objects are
+    /// known to be damaged.
+    pub(super) fn seen(&self, source: &SourceId) -> Result<Option<SeenReader>> {
         let key = layout::source_key(self.hash(), &source.host, &source.path);
-        let mut files: Vec<_> = seen_files(self.backend())?;
+        let (own, others): (Vec<_>, Vec<_>) = seen_files(self.backend())?.into_iter().partition(|(of, _)| *of == key);
         // Its own first, then those of sources that may have been moved to where it is.
-        files.sort_by_key(|(of, _)| *of != key);
-        if files.is_empty() {
+        for files in [own, others] {
+            let open = |(of, tree)| {
+                let file = self.backend().open(&layout::seen_path(of, tree)).ok()?;
+                SeenReader::open(file, self.hash(), tree, source)
+            };
+            let candidates: Vec<SeenReader> = files.into_iter().filter_map(open).collect();
+            if let Some(reader) = self.with_ref(candidates)? {
+                return Ok(Some(reader));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The first of these whose tree a ref has, the newest refs first: mostly the last snapshot is the one.
+    fn with_ref(&self, mut candidates: Vec<SeenReader>) -> Result<Option<SeenReader>> {
+        if candidates.is_empty() {
             return Ok(None);
         }
-        let mut opened = files.into_iter().filter_map(|(of, tree)| {
-            let path = layout::seen_path(of, tree);
-            let file = self.backend().open(&path).ok()?;
-            SeenReader::open(file, self.hash(), tree, source)
-        });
-        let candidates: Vec<SeenReader> = opened.by_ref().collect();
-        // Mostly the last snapshot is the one.
         for number in self.refs()?.snapshots.into_iter().rev() {
             let Ok(snapshot) = self.read_snapshot(number) else { continue };
-            if candidates.iter().any(|candidate| candidate.tree == snapshot.tree) {
-                return Ok(candidates.into_iter().find(|candidate| candidate.tree == snapshot.tree));
+            if let Some(at) = candidates.iter().position(|candidate| candidate.tree == snapshot.tree) {
+                return Ok(Some(candidates.swap_remove(at)));
             }
         }
         Ok(None)
@@ -453,10 +463,9 @@ impl<'s> SeenWriter<'s> {
             self.settled.newest = mark.changed;
             self.newest = 0;
         }
-        let is_old = |moment: Moment| moment.0 < self.settled.before;
-        if !is_old(mark.modified) || !(self.ignores_changed || is_old(mark.changed)) {
+        if !self.settled.is_old(mark, self.ignores_changed) {
             self.too_new += 1;
-        } else if !self.ignores_changed && mark.changed == self.settled.newest {
+        } else if !self.settled.covers(mark, self.ignores_changed) {
             self.newest += 1;
         }
         self.begin_record(Tag::FILE);

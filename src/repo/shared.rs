@@ -77,9 +77,6 @@ impl SharedRepository {
     /// Records when packs were found whole, in place of what was recorded before.
     pub fn record_verified(&self, session: &Session<'_>, packs: &Verified) -> Result<()> {
         let backend = self.repo.backend();
-        if *packs == verified::read(backend, session.start)? {
-            return Ok(());
-        }
         verified::write(backend, &begin_staging(backend, session)?, packs)
     }
 

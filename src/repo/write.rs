@@ -376,6 +376,12 @@ impl<'r> ObjectWriter<'r> {
         damaged::write(self.repo.backend(), &self.staging, &left)
     }
 
+    /// What the last snapshot of a source saw, if that is known and can be relied on. While objects are known to be damaged
+    /// it is not: everything has to be met, so that what is damaged is stored again.
+    pub fn last_seen(&self, source: &SourceId) -> Result<Option<SeenReader>> {
+        if self.known_damaged > 0 { Ok(None) } else { self.repo.seen(source) }
+    }
+
     /// Begins to write down what a snapshot of `source` sees that begins at `start`, for the next one. `last` is what the
     /// last one saw: if this one has nothing to add, that stays.
     pub fn seen(

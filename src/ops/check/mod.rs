@@ -144,8 +144,8 @@ pub fn check(repo: &SharedRepository, options: &CheckOptions, session: &Session<
     let refs = repo.refs()?;
     let listing = repo.snapshots()?;
     let loose = loose::list(repo.backend())?;
-    let mut verified = verified::read(repo.backend(), session.start)?;
-    let contents = threads.install(|| read::read(repo, &loose.objects, &options.extent, &verified, progress))?;
+    let verified_before = verified::read(repo.backend(), session.start)?;
+    let contents = threads.install(|| read::read(repo, &loose.objects, &options.extent, &verified_before, progress))?;
     let stored = &contents.objects;
 
     let graph = threads.install(|| walk_all(repo, stored, &listing.snapshots));
@@ -166,11 +166,14 @@ pub fn check(repo: &SharedRepository, options: &CheckOptions, session: &Session<
     let to_record = to_store_again(&contents, &report.damaged, &damaged::read(repo.backend())?);
     report.not_recorded = repo.record_damaged(session, &to_record).and(forgotten).err();
     report.damaged_packs = contents.damaged_packs;
+    let mut verified = verified_before.clone();
     verified.note(&contents.whole_packs, session.start);
     let doubtful = doubtful_packs(repo, &report)?;
     let listed: HashSet<PackName> = repo.packs()?.list().into_iter().map(|(pack, _)| pack).collect();
     verified.retain(|pack| listed.contains(pack) && !doubtful.contains(pack));
-    report.not_remembered = repo.record_verified(session, &verified).err();
+    if verified != verified_before {
+        report.not_remembered = repo.record_verified(session, &verified).err();
+    }
     report.elapsed = begun.elapsed();
     Ok(report)
 }

@@ -95,7 +95,7 @@ pub fn snapshot(
     let host = session.host.clone().into_bytes();
     let path = options.source.as_os_str().as_bytes().to_vec();
     let source = SourceId { host: host.clone(), path: path.clone(), top: (top.device(), top.inode()) };
-    let last = if options.detection.rescan { None } else { repo.seen(&source)? };
+    let last = if options.detection.rescan { None } else { writer.last_seen(&source)? };
     let seen = writer.seen(&source, start, options.detection.ignore_ctime, last.as_ref());
     let mut history = History { compare: Compare::begin(last, options.detection), seen };
     let Assembled { tree, counts, special, unchanged } =
