@@ -33,7 +33,7 @@ fuzz target seconds="60":
     cargo +nightly fuzz run {{target}} fuzz/corpus/{{target}} fuzz/seeds/{{target}} -- \
         -max_total_time={{seconds}} -rss_limit_mb=1024 -malloc_limit_mb=64 -max_len=65536
 
-# Time every step, beside other backup tools: V1 [V2] [--tools "…"] [--repeat N] [--markdown] [--dir DIR]
+# Time every step, beside other backup tools: V1 [V2] [--in-place] [--tools "…"] [--repeat N] [--markdown] [--dir DIR]
 [positional-arguments]
 bench-peers v1 *rest:
     benches/peers.sh "$@"

@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
 # What backup tools take for the same work: a first snapshot of V1, one of V1 unchanged, one after it has become V2, a
-# restore of the last, a check that reads everything, and a restore of one small file. As root: it mounts.
+# restore of the last, a check that reads everything, a restore of one small file, and the removal of the last snapshot
+# with all that only it needs. As root: it mounts.
 #
-#   benches/peers.sh V1 [V2] [--dir DIR] [--tools "backuptool restic"] [--repeat N] [--markdown]
+#   benches/peers.sh V1 [V2] [--in-place] [--dir DIR] [--tools "backuptool restic"] [--repeat N] [--markdown]
 #
 # V1 and V2 are directories, or big files. Both are shown to the tools at one path. The files of V2 are other files than
 # those of V1, so all of them look changed, as after a fresh checkout.
 #
+#   --in-place  the source is a copy of V1, in which only what V2 has changed is written anew (with rsync), as by an
+#               update; all else stays as it is, with its inodes and times
 #   --dir DIR   in new directories in DIR, which are deleted at the end, instead of an ext4 image for each tool
 #   --repeat N  the whole series N times, tool after tool; the figures are the medians, the times with the lowest and
 #               the highest
@@ -35,12 +38,14 @@ versions=()
 tools="backuptool restic borg rustic bupstash conserve tar cp"
 repeat=1
 markdown=
+in_place=
 while (($#)); do
     case $1 in
     --dir) dir=$(realpath -e -- "${2:?--dir needs a directory}") ;;
     --tools) tools=${2:?--tools needs names} ;;
     --repeat) repeat=${2:?--repeat needs a number} ;;
     --markdown) markdown=yes ;;
+    --in-place) in_place=yes ;;
     -*) usage ;;
     *)
         version=$(realpath -e -- "$1")
@@ -53,6 +58,7 @@ done
 case ${#versions[@]} in 1 | 2) ;; *) usage ;; esac
 ((EUID == 0)) || die "needs root: it mounts"
 command -v time >/dev/null || die "needs GNU time (Debian: time)"
+[ -z "$in_place" ] || command -v rsync >/dev/null || die "--in-place needs rsync (Debian: rsync)"
 last_version=${versions[-1]}
 
 declare -A programs=(
@@ -79,6 +85,7 @@ with_backuptool() {
     restore) timed "${run[@]}" restore --snapshot-number=latest --output-directory="$out" ;;
     check) timed "${run[@]}" check ;;
     one) timed "${run[@]}" restore --snapshot-number=latest --output-directory="$place/one" "$one" ;;
+    prune) durable "${run[@]}" prune --snapshot="$number" ;;
     esac
 }
 
@@ -92,6 +99,7 @@ with_restic() {
     restore) timed "${run[@]}" restore latest --target "$out" && out=$out$source ;;
     check) timed "${run[@]}" check --read-data ;;
     one) timed "${run[@]}" dump latest "$source/$one" ;;
+    prune) durable "${run[@]}" forget --prune latest ;;
     esac
 }
 
@@ -104,6 +112,10 @@ with_borg() {
     restore) mkdir "$out" && timed env -C "$out" "$program" extract "$repo::$number" ;;
     check) timed "$program" check --verify-data "$repo" ;;
     one) timed "$program" extract --stdout "$repo::$number" "$one" ;;
+    prune)
+        # shellcheck disable=SC2016 # for the inner shell
+        durable sh -c '"$0" delete "$1::$2" && "$0" compact "$1"' "$program" "$repo" "$number"
+        ;;
     esac
 }
 
@@ -116,6 +128,8 @@ with_rustic() {
     restore) timed "${run[@]}" restore "latest:$source" "$out" ;;
     check) timed "${run[@]}" check --read-data ;;
     one) timed "${run[@]}" dump "latest:$source/$one" ;;
+    # At once, as the others do, and not only when it has been unreferenced for a day.
+    prune) durable "${run[@]}" forget --prune --instant-delete latest ;;
     esac
 }
 
@@ -127,6 +141,10 @@ with_bupstash() {
     snapshot) durable "$program" put -q "number=$number" :: "$source" ;;
     restore) mkdir "$out" && timed "$program" restore -q --into "$out" "number=$number" ;;
     one) timed "$program" get -q --pick "$one" "number=$number" ;;
+    prune)
+        # shellcheck disable=SC2016 # for the inner shell
+        durable sh -c '"$0" rm -q "number=$1" && "$0" gc -q' "$program" "$number"
+        ;;
     esac
 }
 
@@ -142,6 +160,7 @@ with_conserve() {
         mkdir -p "$place/one/$(dirname -- "$one")" &&
             timed "$program" restore -P --no-stats --force-overwrite --only "/$one" "$repo" "$place/one"
         ;;
+    prune) durable "$program" delete -P --no-stats -b "b000$((number - 1))" "$repo" ;;
     esac
 }
 
@@ -154,6 +173,7 @@ with_tar() {
     restore) mkdir "$out" && timed tar -I zstd -xf "$archive" -C "$out" ;;
     check) timed zstd -t "$repo"/*.tar.zst ;;
     one) timed tar -I zstd -xOf "$archive" "./$one" ;;
+    prune) durable rm -- "$archive" ;;
     esac
 }
 
@@ -164,6 +184,7 @@ with_cp() {
     snapshot) durable cp -r -- "$source" "$repo/$number" ;;
     restore) timed cp -r -- "$repo/$number" "$out" ;;
     one) timed cp -- "$repo/$number/$one" "$place/one" ;;
+    prune) durable rm -r -- "${repo:?}/$number" ;;
     esac
 }
 
@@ -192,17 +213,34 @@ note_size() { # STEP
     note "$1" disk "$((disk - ${3:-0}))"
 }
 
+# Shows a version at the source's path, or makes it of the one that is there.
+come_to() { # PATH
+    if [ -z "$in_place" ]; then
+        show "$1"
+        return
+    fi
+    local tree=$place/tree from=$1
+    if [ -d "$1" ]; then from=$1/; fi
+    # Times are those of the writing, as with any program that writes files.
+    rsync --recursive --links --checksum --delete --inplace --whole-file -- "$from" "$tree/"
+    if ((!${#shown[@]})); then show "$tree"; fi
+    # What is younger than the clock can tell apart has to be read again.
+    sync
+    sleep 3
+}
+
 # Everything that one tool does, in a fresh place.
 series() { # TOOL
     local identical=yes apparent disk
     tool=$1 program=${programs[$1]} number=1
+    hide
     fresh "$image_mib"
     repo=$place/repo out=$place/out
     # So that each starts without cache and configuration.
     export HOME=$place XDG_CACHE_HOME=$place/cache XDG_CONFIG_HOME=$place/config XDG_DATA_HOME=$place/data
     "with_$tool" init >"$work/stdout" || return
 
-    show "${versions[0]}"
+    come_to "${versions[0]}"
     run first snapshot || return
     note_size first
     note first files "$(find "$repo" -type f | wc -l)"
@@ -211,7 +249,7 @@ series() { # TOOL
     *) number=2 && run unchanged snapshot || return ;;
     esac
     if ((${#versions[@]} == 2)); then
-        show "$last_version"
+        come_to "$last_version"
         note_size unchanged
         number=3 && run changed snapshot || return
         note_size changed "$apparent" "$disk"
@@ -227,6 +265,8 @@ series() { # TOOL
         done
         cmp -s -- "$source/$one" "$found" || identical=no
     fi
+    run prune prune || return
+    note_size prune
     note restore identical "$identical"
 }
 
@@ -278,10 +318,10 @@ table() { # TITLE
 times() { # TITLE COLUMN DIGITS [SPREAD]
     local step
     {
-        printf 'tool\tfirst\tunchanged\tchanged\trestore\tcheck\tone file\n'
+        printf 'tool\tfirst\tunchanged\tchanged\trestore\tcheck\tone file\tprune\n'
         for tool in "${chosen[@]}"; do
             printf '%s' "$tool"
-            for step in first unchanged changed restore check one; do
+            for step in first unchanged changed restore check one prune; do
                 printf '\t%s' "$(median "$tool" "$step" "$2" "$3" 1 "${4:-}")"
             done
             printf '\n'
@@ -292,14 +332,15 @@ times() { # TITLE COLUMN DIGITS [SPREAD]
 sizes() {
     local mib=1048576 identical
     {
-        printf 'tool\tfiles\tsum of lengths, MiB\ton disk, MiB\tV2 adds, sum\tV2 adds, on disk\trestored identical\n'
+        printf 'tool\tfiles\tsum of lengths, MiB\ton disk, MiB\tV2 adds, sum\tV2 adds, on disk\ton disk after prune\trestored identical\n'
         for tool in "${chosen[@]}"; do
             # One `no` is a no.
             identical=$(awk -v tool="$tool" '$1 == tool && $3 == "identical" && found != "no" { found = $4 }
                 END { print found }' "$work/figures")
-            printf '%s\t%s\t%s\t%s\t%s\t%s\t%s\n' "$tool" "$(median "$tool" first files 0)" \
+            printf '%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n' "$tool" "$(median "$tool" first files 0)" \
                 "$(median "$tool" first apparent 1 $mib)" "$(median "$tool" first disk 1 $mib)" \
-                "$(median "$tool" changed apparent 1 $mib)" "$(median "$tool" changed disk 1 $mib)" "${identical:--}"
+                "$(median "$tool" changed apparent 1 $mib)" "$(median "$tool" changed disk 1 $mib)" \
+                "$(median "$tool" prune disk 1 $mib)" "${identical:--}"
         done
     } | table "Repository after the first snapshot of V1, and what V2 adds"
 }
@@ -318,7 +359,7 @@ for tool in $tools; do
     fi
 done
 
-image_mib=$(($(mib_of "${versions[@]}") * 3 + 2048))
+image_mib=$(($(mib_of "${versions[@]}") * (${in_place:+2} + 3) + 2048))
 source=$work/source
 # A file of about 1 KiB from the middle of the tree, of those whose names need no quoting anywhere.
 one=$(cd "$last_version" 2>/dev/null && find . -type f -size +1 -size -4 -printf '%P\n' | grep -x '[A-Za-z0-9._/-]*' |
