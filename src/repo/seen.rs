@@ -4,6 +4,7 @@
 //! order of the walk: of a file its size, times and inode beside where its content is stored, and at the end of each
 //! directory the tree that it became. The next snapshot of the source reads it from beginning to end beside its walk,
 //! in bounded memory. (The idea is that of git's index and of the files cache of borg; the walk order makes it a merge.)
+//! The hashes in the records, which do not compress, stand beside the rest, which does.
 //!
 //! # Why it never makes a snapshot wrong
 //!
@@ -23,6 +24,7 @@
 //!
 //! Like everything in `cache` it can be deleted. It is not synced: a crash may leave it cut short.
 
+use std::mem;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -31,7 +33,7 @@ use super::Repository;
 use crate::error::Result;
 use crate::object::{BlobId, Content, HashAlgorithm, ID_LEN, ListId, Name, ObjectId, TreeId};
 use crate::store::staging::Staging;
-use crate::store::{Backend, EntryKind, StagedFile, StoredFile, layout, remove_if_there};
+use crate::store::{Backend, EntryKind, StagedFile, StoredFile, codec, layout, remove_if_there};
 
 /// Times that are less than so much older than the beginning of a snapshot may be met again: some file systems count in
 /// steps of two seconds.
@@ -104,21 +106,23 @@ impl Seen {
     }
 }
 
-const MAGIC: [u8; 8] = *b"BTseen\0\x01";
-/// A block ends when it has so many bytes.
-const BLOCK: usize = 128 << 10;
-/// No block is longer: a record is never as long as a block.
+const MAGIC: [u8; 8] = *b"BTseen\0\x02";
+/// A block ends when its records have so many bytes of hashes, or of the rest.
+const BLOCK: usize = 64 << 10;
+/// No block has more of either: a record is never as long as a block.
 const LONGEST_BLOCK: usize = 2 * BLOCK;
-/// The length of a block, and its hash.
-const BLOCK_HEAD: usize = 4 + ID_LEN;
+/// The length of its hashes, the length of the frame that the rest is in, and the hash of both.
+const BLOCK_HEAD: usize = 4 + 4 + ID_LEN;
 /// The magic number, the root tree, the newest time, and the hash of that.
 const FOOTER: usize = 8 + ID_LEN + 8 + 8 + ID_LEN;
 
 /// The hash of a block, or of the footer, behind the hash of what it follows.
-fn chained(hash: HashAlgorithm, before: &ObjectId, bytes: &[u8]) -> ObjectId {
+fn chained(hash: HashAlgorithm, before: &ObjectId, parts: &[&[u8]]) -> ObjectId {
     let mut hasher = hash.hasher();
     hasher.update(before.as_bytes());
-    hasher.update(bytes);
+    for part in parts {
+        hasher.update(part);
+    }
     hasher.finish()
 }
 
@@ -156,6 +160,12 @@ pub struct SeenReader {
     block: Vec<u8>,
     /// The next record in the block.
     at: usize,
+    /// The hashes of the records of the block.
+    ids: Vec<u8>,
+    /// The hash of the next record that has one.
+    id_at: usize,
+    /// A frame as it is read.
+    frame: Vec<u8>,
     /// The next block in the file.
     offset: u64,
     last: ObjectId,
@@ -222,20 +232,24 @@ impl SeenReader {
             is_own: false,
             block: Vec::new(),
             at: 0,
+            ids: Vec::new(),
+            id_at: 0,
+            frame: Vec::new(),
             offset: 0,
             last: NOTHING,
         };
         reader.next_block()?;
         let (facts, check) = footer.split_at(FOOTER - ID_LEN);
-        if chained(hash, &reader.last, facts).as_bytes() != check {
+        if chained(hash, &reader.last, &[facts]).as_bytes() != check {
             return None;
         }
-        let mut facts = Record(&facts[8..]);
-        if facts.id()? != tree.object() {
+        let (root, facts) = facts[8..].split_at(ID_LEN);
+        if root != tree.object().as_bytes() {
             return None;
         }
+        let mut facts = Record { bytes: facts, ids: &[] };
         reader.settled.newest = (facts.i64()?, facts.i64()?);
-        let mut head = Record(&reader.block);
+        let mut head = Record { bytes: &reader.block, ids: &[] };
         reader.settled.before = head.i64()?;
         let top = (head.u64()?, head.u64()?);
         let (host, path) = (head.bytes()?, head.bytes()?);
@@ -255,20 +269,28 @@ impl SeenReader {
         if self.file.read_at(self.offset, &mut head).ok()? != BLOCK_HEAD {
             return None;
         }
-        let length = u32::from_le_bytes(head[..4].try_into().ok()?) as usize;
-        let after = self.offset + (BLOCK_HEAD + length) as u64;
-        if length > LONGEST_BLOCK || after > self.file.length() - FOOTER as u64 {
+        let (lengths, expected) = head.split_at(BLOCK_HEAD - ID_LEN);
+        let mut lengths = Record { bytes: lengths, ids: &[] };
+        let (ids, frame) = (lengths.u32()? as usize, lengths.u32()? as usize);
+        let after = self.offset + (BLOCK_HEAD + ids + frame) as u64;
+        let is_sound = ids <= LONGEST_BLOCK && frame <= codec::max_frame(LONGEST_BLOCK);
+        if !is_sound || after > self.file.length() - FOOTER as u64 {
             return None;
         }
-        self.block.resize(length, 0);
-        if self.file.read_at(self.offset + BLOCK_HEAD as u64, &mut self.block).ok()? != length {
+        self.ids.resize(ids, 0);
+        self.frame.resize(frame, 0);
+        let offset = self.offset + BLOCK_HEAD as u64;
+        if self.file.read_at(offset, &mut self.ids).ok()? != ids
+            || self.file.read_at(offset + ids as u64, &mut self.frame).ok()? != frame
+        {
             return None;
         }
-        let check = chained(self.hash, &self.last, &self.block);
-        if check.as_bytes() != &head[4..] {
+        let check = chained(self.hash, &self.last, &[&self.ids, &self.frame]);
+        if check.as_bytes() != expected {
             return None;
         }
-        (self.last, self.offset, self.at) = (check, after, 0);
+        self.block = codec::decompress_into(&self.frame, LONGEST_BLOCK, mem::take(&mut self.block)).ok()?;
+        (self.last, self.offset, self.at, self.id_at) = (check, after, 0, 0);
         Some(())
     }
 }
@@ -280,20 +302,23 @@ impl Iterator for SeenReader {
         while self.at == self.block.len() {
             self.next_block()?;
         }
-        let mut record = Record(&self.block[self.at..]);
+        let mut record = Record { bytes: &self.block[self.at..], ids: &self.ids[self.id_at..] };
         let seen = record.seen()?;
-        self.at = self.block.len() - record.0.len();
+        (self.at, self.id_at) = (self.block.len() - record.bytes.len(), self.ids.len() - record.ids.len());
         Some(seen)
     }
 }
 
-/// The bytes of a block that are still to be read.
-struct Record<'b>(&'b [u8]);
+/// What of a block is still to be read.
+struct Record<'b> {
+    bytes: &'b [u8],
+    ids: &'b [u8],
+}
 
 impl<'b> Record<'b> {
     fn take(&mut self, length: usize) -> Option<&'b [u8]> {
-        let (taken, rest) = self.0.split_at_checked(length)?;
-        self.0 = rest;
+        let (taken, rest) = self.bytes.split_at_checked(length)?;
+        self.bytes = rest;
         Some(taken)
     }
 
@@ -309,12 +334,18 @@ impl<'b> Record<'b> {
         Some(i64::from_le_bytes(self.array()?))
     }
 
+    fn u32(&mut self) -> Option<u32> {
+        Some(u32::from_le_bytes(self.array()?))
+    }
+
     fn id(&mut self) -> Option<ObjectId> {
-        Some(ObjectId::from_bytes(self.array()?))
+        let (id, rest) = self.ids.split_at_checked(ID_LEN)?;
+        self.ids = rest;
+        Some(ObjectId::from_bytes(id.try_into().ok()?))
     }
 
     fn bytes(&mut self) -> Option<&'b [u8]> {
-        let length = u32::from_le_bytes(self.array()?);
+        let length = self.u32()?;
         self.take(length as usize)
     }
 
@@ -371,6 +402,7 @@ pub struct SeenWriter<'s> {
     too_new: u64,
     newest: u64,
     block: Vec<u8>,
+    ids: Vec<u8>,
     first: Option<ObjectId>,
     last: ObjectId,
 }
@@ -401,6 +433,7 @@ impl<'s> SeenWriter<'s> {
             too_new: 0,
             newest: 0,
             block: Vec::with_capacity(BLOCK + BLOCK / 8),
+            ids: Vec::with_capacity(BLOCK),
             first: None,
             last: NOTHING,
         };
@@ -420,13 +453,19 @@ impl<'s> SeenWriter<'s> {
     }
 
     fn end_block(&mut self) {
-        let check = chained(self.hash, &self.last, &self.block);
-        let length = u32::try_from(self.block.len()).unwrap_or(u32::MAX);
-        let head = [&length.to_le_bytes()[..], check.as_bytes()].concat();
-        self.append(&head);
-        let block = std::mem::take(&mut self.block);
-        self.append(&block);
-        self.block = block;
+        let Ok(frame) = codec::compress_at(&self.block, codec::LEVEL_FOR_CACHE) else {
+            self.file = None;
+            return;
+        };
+        let check = chained(self.hash, &self.last, &[&self.ids, &frame]);
+        let lengths =
+            [self.ids.len(), frame.len()].map(|length| u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes());
+        let ids = mem::take(&mut self.ids);
+        for part in [lengths.as_flattened(), check.as_bytes(), &ids, &frame] {
+            self.append(part);
+        }
+        self.ids = ids;
+        self.ids.clear();
         self.block.clear();
         self.last = check;
         self.first.get_or_insert(check);
@@ -439,7 +478,7 @@ impl<'s> SeenWriter<'s> {
     }
 
     fn begin_record(&mut self, tag: u8) {
-        if self.block.len() >= BLOCK {
+        if self.block.len().max(self.ids.len()) >= BLOCK {
             self.end_block();
         }
         self.block.push(tag);
@@ -479,7 +518,7 @@ impl<'s> SeenWriter<'s> {
             Content::Chunks { list, depth } => (depth, list.object()),
         };
         self.block.push(depth);
-        self.block.extend_from_slice(id.as_bytes());
+        self.ids.extend_from_slice(id.as_bytes());
     }
 
     /// A symbolic link.
@@ -492,7 +531,7 @@ impl<'s> SeenWriter<'s> {
     /// The directory, or the whole source, ends.
     pub fn end(&mut self, tree: TreeId, size: u64) {
         self.begin_record(Tag::END);
-        self.block.extend_from_slice(tree.object().as_bytes());
+        self.ids.extend_from_slice(tree.object().as_bytes());
         self.block.extend_from_slice(&size.to_le_bytes());
     }
 
@@ -507,7 +546,7 @@ impl<'s> SeenWriter<'s> {
         let Settled { newest, .. } = self.settled;
         let numbers = [newest.0.to_le_bytes(), newest.1.to_le_bytes()];
         let facts = [&MAGIC[..], tree.object().as_bytes(), numbers.as_flattened()].concat();
-        let check = chained(self.hash, self.first.as_ref().unwrap_or(&NOTHING), &facts);
+        let check = chained(self.hash, self.first.as_ref().unwrap_or(&NOTHING), &[&facts]);
         self.append(&facts);
         self.append(check.as_bytes());
         if self.file.take().is_none() {

@@ -20,6 +20,9 @@ const CHAIN_LOG: u32 = 15;
 /// The zstd level for what hardly compresses: three to five times as fast there.
 pub const LEVEL_FOR_DENSE: i32 = -3;
 
+/// The zstd level for what is only kept to save time.
+pub const LEVEL_FOR_CACHE: i32 = 1;
+
 /// How well content seems to compress.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Density {
@@ -116,7 +119,12 @@ pub fn compress(content: &[u8]) -> Result<Vec<u8>, String> {
 
 /// Compresses content of a known density into a frame. Fails only if zstd cannot have memory.
 pub fn compress_as(content: &[u8], density: Density) -> Result<Vec<u8>, String> {
-    with_contexts(|contexts| contexts.compress(content, density.level()))
+    compress_at(content, density.level())
+}
+
+/// Compresses content at a level of zstd into a frame. Fails only if zstd cannot have memory.
+pub fn compress_at(content: &[u8], level: i32) -> Result<Vec<u8>, String> {
+    with_contexts(|contexts| contexts.compress(content, level))
 }
 
 /// The longest frame that can hold `max_content` bytes.
