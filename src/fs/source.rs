@@ -68,20 +68,75 @@ impl Identity {
     }
 }
 
-/// The entries of a directory, sorted by the bytes of their names, each name once.
+/// The entries of a directory, sorted by the bytes of their names, each name once. Since a directory may have millions,
+/// an entry takes no more than 16 bytes and its name.
 #[derive(Debug, Default)]
 pub struct DirListing {
-    /// The entries.
-    pub entries: Vec<SourceEntry>,
+    /// The names, one behind the other.
+    names: Vec<u8>,
+    entries: Vec<Listed>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Listed {
+    start: usize,
+    length: u32,
+    kind: SourceKind,
+}
+
+impl Listed {
+    fn name(self, names: &[u8]) -> &[u8] {
+        names.get(self.start..self.start + self.length as usize).unwrap_or_default()
+    }
 }
 
 /// A name in a directory, and what the directory says it is.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceEntry {
     /// The name.
     pub name: Name,
     /// What it was when the directory was read.
     pub kind: SourceKind,
+}
+
+impl DirListing {
+    fn push(&mut self, name: &Name, kind: SourceKind) {
+        let (start, name) = (self.names.len(), name.as_bytes());
+        // No system has names that are longer.
+        let Ok(length) = u32::try_from(name.len()) else { return };
+        self.names.extend_from_slice(name);
+        self.entries.push(Listed { start, length, kind });
+    }
+
+    fn sort(&mut self) {
+        let Self { names, entries } = self;
+        entries.sort_unstable_by(|a, b| (a.name(names), a.kind).cmp(&(b.name(names), b.kind)));
+        // A directory that changes while it is read may show a name twice.
+        entries.dedup_by(|next, kept| next.name(names) == kept.name(names));
+    }
+
+    /// How many entries there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The entry at a place in the order.
+    pub fn get(&self, place: usize) -> Option<SourceEntry> {
+        let listed = self.entries.get(place)?;
+        let name = Name::new(listed.name(&self.names)).ok()?;
+        Some(SourceEntry { name, kind: listed.kind })
+    }
+
+    /// The first place from `place` on where a directory is.
+    pub fn next_dir(&self, place: usize) -> Option<usize> {
+        let rest = self.entries.get(place..)?;
+        rest.iter().position(|entry| entry.kind == SourceKind::Dir).map(|after| place + after)
+    }
 }
 
 /// What an entry of a source is.
@@ -174,8 +229,13 @@ impl SourceDir {
 
     /// Its entries.
     pub fn list(&self) -> Result<DirListing> {
+        Ok(self.list_at_most(usize::MAX)?.unwrap_or_default())
+    }
+
+    /// Its entries, if there are not more than so many.
+    pub fn list_at_most(&self, most: usize) -> Result<Option<DirListing>> {
         let failed = |error| Error::io("list the directory", &self.path, error);
-        let mut entries = Vec::new();
+        let mut listing = DirListing::default();
         for entry in Dir::read_from(self.fd.as_fd()).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             // `.` and `..` are no names; the kernel makes no others that are not.
@@ -188,12 +248,13 @@ impl SourceDir {
                 },
                 known => kind_of(known),
             };
-            entries.push(SourceEntry { name, kind });
+            if listing.len() >= most {
+                return Ok(None);
+            }
+            listing.push(&name, kind);
         }
-        entries.sort_unstable();
-        // A directory that changes while it is read may show a name twice.
-        entries.dedup_by(|next, kept| next.name == kept.name);
-        Ok(DirListing { entries })
+        listing.sort();
+        Ok(Some(listing))
     }
 
     /// Looks at an entry, not through it.

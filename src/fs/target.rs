@@ -56,7 +56,7 @@ impl TargetDir {
                 "it is not a directory",
                 "name a directory that does not exist or is empty",
             )),
-            Ok(_) if SourceDir::open(path)?.list()?.entries.is_empty() => Ok(()),
+            Ok(_) if SourceDir::open(path)?.list()?.is_empty() => Ok(()),
             Ok(_) => Err(Error::refused(
                 attempted(),
                 "the directory is not empty, and a restore never replaces files",

@@ -2,7 +2,9 @@
 
 use std::num::NonZero;
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use crossbeam_channel::{Receiver, bounded};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::error::{Error, Result};
@@ -17,6 +19,49 @@ pub(super) fn pool(threads: NonZero<usize>) -> Result<ThreadPool> {
         .map_err(|error| Error::io("start threads for", "this operation", std::io::Error::other(error.to_string())))
 }
 
+/// Work that is done by whoever comes first: a thread that has nothing better to do, or the one that needs the result.
+/// So it is never waited for while nobody does it. What is dropped before anybody began is not done.
+pub(super) struct Ahead<T> {
+    work: Shared<T>,
+    result: Receiver<T>,
+}
+
+type Shared<T> = Arc<Mutex<Option<Box<dyn FnOnce() -> T + Send>>>>;
+
+fn begin<T>(work: &Shared<T>) -> Option<Box<dyn FnOnce() -> T + Send>> {
+    work.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+impl<T: Send + 'static> Ahead<T> {
+    /// Offers work to the threads of a pool.
+    pub(super) fn offer(threads: &ThreadPool, work: impl FnOnce() -> T + Send + 'static) -> Self {
+        let work: Shared<T> = Arc::new(Mutex::new(Some(Box::new(work))));
+        let (sender, result) = bounded(1);
+        let offered = Arc::clone(&work);
+        threads.spawn(move || {
+            if let Some(work) = begin(&offered) {
+                // Nobody listens any more if the operation has failed.
+                sender.send(work()).unwrap_or_default();
+            }
+        });
+        Self { work, result }
+    }
+
+    /// The result. Nothing if the thread that began has ended in a panic.
+    pub(super) fn finish(self) -> Option<T> {
+        match begin(&self.work) {
+            Some(work) => Some(work()),
+            None => self.result.recv().ok(),
+        }
+    }
+}
+
+impl<T> Drop for Ahead<T> {
+    fn drop(&mut self) {
+        drop(begin(&self.work));
+    }
+}
+
 /// So many directory handles may be held at a time.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Handles {
@@ -26,19 +71,22 @@ pub(super) struct Handles {
     pub(super) dirs: usize,
     /// The directories that are open one below the other.
     pub(super) depth: usize,
+    /// The directories that are opened before the walk comes to them.
+    pub(super) ahead: usize,
 }
 
-/// More directories in a group bring nothing.
+/// More directories in a group, and ahead of the walk, bring nothing.
 const MOST_DIRS: usize = 128;
+const MOST_AHEAD: usize = 32;
 
 impl Handles {
     /// As many as keep so many threads busy, within what the process may have open.
     pub(super) fn for_threads(threads: NonZero<usize>) -> Self {
         let groups = 2 * threads.get() + 2;
         let budget = open_file_budget();
-        // A quarter for the groups, a half for the depth, the rest for the files themselves.
+        // A quarter for the groups, a half for the depth, an eighth for what is ahead, the rest for the files themselves.
         let dirs = (budget / 4 / (groups + 1)).clamp(1, MOST_DIRS);
-        Self { groups, dirs, depth: budget / 2 }
+        Self { groups, dirs, depth: budget / 2, ahead: (budget / 8).min(MOST_AHEAD) }
     }
 }
 
@@ -46,4 +94,9 @@ impl Handles {
 pub(super) fn too_deep(action: &'static str, path: &Path) -> Error {
     let reason = "it is nested deeper than this process may have directories open (see `ulimit -n`)";
     Error::io(action, path, std::io::Error::other(reason))
+}
+
+/// The error for a worker thread that ended without a result. Its panic, which is the reason, ends the operation as well.
+pub(super) fn lost_worker() -> Error {
+    Error::io("read", "a file of the source", std::io::Error::other("a worker thread was lost"))
 }

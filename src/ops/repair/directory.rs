@@ -87,7 +87,7 @@ impl Directory {
         progress: &dyn Progress,
     ) -> Result<Self> {
         let repository = repo.backend().local_root().map(Identity::of).transpose()?;
-        let walk = Walk::begin(path, repository, false, handles.depth)?;
+        let walk = Walk::begin(path, repository, false, handles, None)?;
         let reading = Reading { config: repo.config(), interest, is_here, progress };
         let mut directory = Self::default();
         let mut trees = Trees::new(repo.hash());

@@ -17,7 +17,7 @@ use super::read::{Outcome, Reader, store_file};
 use super::walk::{Event, FileToRead, Walk};
 use crate::error::{Error, Result};
 use crate::object::{Chunker, Content, Counts, Entry, EntryKind, HashAlgorithm, Name, TreeBuilder, TreeId};
-use crate::ops::parallel::Handles;
+use crate::ops::parallel::{Handles, lost_worker};
 use crate::progress::Progress;
 use crate::repo::{Appender, FRAME_CONTENT, ObjectWriter, SeenWriter};
 
@@ -58,7 +58,7 @@ pub(super) struct Assembled {
 
 /// Walks the source, stores everything that is not as it was, builds the trees, and writes down what is seen.
 pub(super) fn assemble<'r>(
-    walk: Walk,
+    walk: Walk<'_>,
     history: &mut History<'r>,
     writer: &ObjectWriter<'r>,
     threads: &rayon::ThreadPool,
@@ -157,7 +157,7 @@ impl Workers<'_> {
 }
 
 fn run<'s>(
-    walk: Walk,
+    walk: Walk<'_>,
     compare: &mut Compare,
     workers: &'s Workers<'_>,
     scope: &Scope<'s>,
@@ -324,9 +324,4 @@ impl<'a, 'r> Trees<'a, 'r> {
         self.seen.end(tree, size);
         Ok(Assembled { tree, counts: self.counts, special: self.special, unchanged: self.unchanged })
     }
-}
-
-/// A worker thread ended without a result. Its panic, which is the reason, ends the scope as well.
-fn lost_worker() -> Error {
-    Error::io("read", "a file of the source", std::io::Error::other("a worker thread was lost"))
 }

@@ -6,6 +6,7 @@
 
 mod assemble;
 mod compare;
+mod look;
 mod read;
 pub(super) mod walk;
 
@@ -87,8 +88,8 @@ pub fn snapshot(
     let repository = repo.backend().local_root().map(Identity::of).transpose()?;
     refuse_repository_as_source(options.source, repository)?;
     let handles = parallel::Handles::for_threads(options.threads);
-    let walk = Walk::begin(options.source, repository, options.one_file_system, handles.depth)?;
     let threads = parallel::pool(options.threads)?;
+    let walk = Walk::begin(options.source, repository, options.one_file_system, handles, Some(&threads))?;
     let writer = repo.writer(session, options.writing)?;
     let mut notes = PathCollector::new(options.source, session.progress);
     let top = walk.top()?;

@@ -1,18 +1,23 @@
 //! The walk over a source: one event after the other, in the order in which trees are built.
 //!
 //! The walk keeps its own stack of open directories, so the depth of the source is bounded by the open files that the
-//! process may have, not by its stack. What cannot be read is an event like the others.
+//! process may have, not by its stack. What cannot be read is an event like the others. Other threads may look ahead:
+//! what they find is taken up in the order of the walk, so that nothing of it shows but the time.
 
-use std::io;
+use std::collections::VecDeque;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::vec;
 
+use rayon::ThreadPool;
+
 use super::compare::{KnownDir, KnownFile};
+use super::look::{BLOCK, Bounds, Listed, Look, Opened};
 use crate::error::{Error, Result};
 use crate::fs::{Identity, SourceDir, SourceEntry, SourceKind, Stat};
 use crate::object::Name;
-use crate::ops::parallel::too_deep;
+use crate::ops::parallel::{Ahead, Handles, lost_worker, too_deep};
 
 /// What the walk met. Entries of a directory come in the order of their names, those below a directory between its
 /// `Enter` and its `Leave`.
@@ -43,35 +48,85 @@ pub(in crate::ops) struct FileToRead {
     pub(in crate::ops) stat: Stat,
 }
 
+/// A directory that the walk is in.
 struct OpenDir {
-    dir: Arc<SourceDir>,
-    entries: vec::IntoIter<SourceEntry>,
+    listed: Listed,
+    /// The entry that comes next.
+    at: usize,
+    /// What it is, and what those behind it are.
+    looks: vec::IntoIter<Look>,
+    /// What is found of the entries behind these, block by block.
+    blocks: VecDeque<Ahead<Vec<Look>>>,
+    /// Where that ends.
+    looked_to: usize,
+    /// The directories that come next.
+    dirs: VecDeque<Ahead<Result<Opened>>>,
+    /// Where those end.
+    opened_to: usize,
 }
+
+impl OpenDir {
+    fn new(listed: Listed, looks: Vec<Look>) -> Self {
+        let looked_to = looks.len();
+        let (blocks, dirs) = (VecDeque::new(), VecDeque::new());
+        Self { listed, at: 0, looks: looks.into_iter(), blocks, looked_to, dirs, opened_to: 0 }
+    }
+
+    fn next_look(&mut self) -> Look {
+        if self.looks.as_slice().is_empty() {
+            let looks = if let Some(block) = self.blocks.pop_front() {
+                block.finish().unwrap_or_default()
+            } else {
+                let block = self.next_block();
+                self.listed.look(block)
+            };
+            self.looks = looks.into_iter();
+        }
+        self.looks.next().unwrap_or_else(|| Look::Failed(lost_worker()))
+    }
+
+    fn next_block(&mut self) -> Range<usize> {
+        let from = self.looked_to;
+        self.looked_to = self.listed.entries.len().min(from + BLOCK);
+        from..self.looked_to
+    }
+}
+
+/// So many blocks of the entries of a large directory are looked at ahead of the walk,
+const BLOCKS_AHEAD: usize = 4;
+/// and so many directories of each that it is in, if they have no more entries than this.
+const DIRS_AHEAD: usize = 8;
+const MOST_AHEAD: usize = 4 * BLOCK;
 
 /// A walk in progress.
-pub(in crate::ops) struct Walk {
+pub(in crate::ops) struct Walk<'t> {
     stack: Vec<OpenDir>,
     top: Arc<SourceDir>,
-    repository: Option<Identity>,
-    /// Nothing where other file systems are walked too.
-    only_device: Option<u64>,
-    deepest: usize,
+    bounds: Bounds,
+    handles: Handles,
+    /// Who may look ahead.
+    threads: Option<&'t ThreadPool>,
+    /// How many directories are ahead.
+    ahead: usize,
 }
 
-impl Walk {
+impl<'t> Walk<'t> {
     /// Begins at `source`, which must be readable. `repository` is kept out wherever it is met, and with `one_file_system`
-    /// what is on another one is; no more than `deepest` directories are held open one below the other.
+    /// what is on another one is. If there are `threads`, they look at what comes next while it is waited for.
     pub(in crate::ops) fn begin(
         source: &Path,
         repository: Option<Identity>,
         one_file_system: bool,
-        deepest: usize,
+        handles: Handles,
+        threads: Option<&'t ThreadPool>,
     ) -> Result<Self> {
-        let dir = SourceDir::open(source)?;
-        let entries = dir.list()?.entries.into_iter();
-        let top = Arc::new(dir);
+        let top = Arc::new(SourceDir::open(source)?);
         let only_device = if one_file_system { Some(top.identity()?.device()) } else { None };
-        Ok(Self { stack: vec![OpenDir { dir: Arc::clone(&top), entries }], top, repository, only_device, deepest })
+        let listed = Listed { dir: Arc::clone(&top), entries: Arc::new(top.list()?) };
+        let stack = vec![OpenDir::new(listed, Vec::new())];
+        let mut walk = Self { stack, top, bounds: Bounds { repository, only_device }, handles, threads, ahead: 0 };
+        walk.look_ahead();
+        Ok(walk)
     }
 
     /// What the top directory is, whatever its path.
@@ -79,26 +134,46 @@ impl Walk {
         self.top.identity()
     }
 
-    fn enter(&mut self, parent: &SourceDir, name: Name) -> Event {
-        if self.stack.len() >= self.deepest {
+    /// Lets the threads look at what comes next in the innermost directory.
+    fn look_ahead(&mut self) {
+        let (Some(threads), Some(open)) = (self.threads, self.stack.last_mut()) else { return };
+        while open.blocks.len() < BLOCKS_AHEAD && open.looked_to < open.listed.entries.len() {
+            let (listed, block) = (open.listed.clone(), open.next_block());
+            open.blocks.push_back(Ahead::offer(threads, move || listed.look(block)));
+        }
+        while open.dirs.len() < DIRS_AHEAD && self.ahead < self.handles.ahead {
+            open.opened_to = open.opened_to.max(open.at);
+            let next = open.listed.entries.next_dir(open.opened_to);
+            open.opened_to = next.map_or(open.listed.entries.len(), |next| next + 1);
+            let Some(entry) = next.and_then(|next| open.listed.entries.get(next)) else { return };
+            let (bounds, parent) = (self.bounds, Arc::clone(&open.listed.dir));
+            open.dirs.push_back(Ahead::offer(threads, move || bounds.open(&parent, &entry.name, MOST_AHEAD)));
+            self.ahead += 1;
+        }
+    }
+
+    /// Enters a directory, which may have been opened ahead.
+    fn enter(&mut self, parent: &SourceDir, name: Name, ahead: Option<Ahead<Result<Opened>>>) -> Event {
+        if self.stack.len() >= self.handles.depth {
             return Event::Failed(too_deep("open the directory", &parent.path_of(&name)));
         }
-        let opened = parent.open_dir(&name).and_then(|dir| {
-            let mut is_elsewhere = false;
-            if self.repository.is_some() || self.only_device.is_some() {
-                let identity = dir.identity()?;
-                if Some(identity) == self.repository {
-                    return Ok(None);
-                }
-                is_elsewhere = self.only_device.is_some_and(|device| device != identity.device());
+        let opened = match ahead.map(Ahead::finish) {
+            Some(None) => Err(lost_worker()),
+            Some(Some(opened)) => opened,
+            None => self.bounds.open(parent, &name, usize::MAX),
+        };
+        let dir = opened.and_then(|opened| match opened {
+            Opened::Repository => Ok(None),
+            Opened::Dir(listed, looks) => Ok(Some(OpenDir::new(listed, looks))),
+            Opened::Large(dir) => {
+                let entries = dir.list()?;
+                Ok(Some(OpenDir::new(Listed::new(dir, entries), Vec::new())))
             }
-            // Where another file system is mounted there is a directory, and that is all.
-            let entries = if is_elsewhere { Vec::new() } else { dir.list()?.entries }.into_iter();
-            Ok(Some(OpenDir { dir: Arc::new(dir), entries }))
         });
-        match opened {
-            Ok(Some(open)) => {
-                self.stack.push(open);
+        match dir {
+            Ok(Some(dir)) => {
+                self.stack.push(dir);
+                self.look_ahead();
                 Event::Enter(name)
             }
             Ok(None) => Event::Repository,
@@ -107,43 +182,33 @@ impl Walk {
     }
 }
 
-impl Walk {
-    /// The event for what is no regular file.
-    fn other(&mut self, dir: &SourceDir, name: Name, kind: SourceKind) -> Event {
-        match kind {
-            SourceKind::Dir => self.enter(dir, name),
-            SourceKind::Symlink => match dir.read_link(&name) {
-                Ok(target) if target.is_empty() => {
-                    let error = io::Error::new(io::ErrorKind::InvalidData, "its target is empty");
-                    Event::Failed(Error::io("read the symbolic link", dir.path_of(&name), error))
-                }
-                Ok(target) => Event::Symlink(name, target),
-                Err(error) => Event::Failed(error),
-            },
-            SourceKind::Special | SourceKind::File => Event::Special,
-        }
-    }
-}
-
-impl Iterator for Walk {
+impl Iterator for Walk<'_> {
     type Item = Event;
 
     fn next(&mut self) -> Option<Event> {
         let open = self.stack.last_mut()?;
-        let Some(SourceEntry { name, kind }) = open.entries.next() else {
+        let place = open.at;
+        let Some(SourceEntry { name, kind }) = open.listed.entries.get(place) else {
             self.stack.pop();
+            self.look_ahead();
             // The top ends with the walk.
             return (!self.stack.is_empty()).then_some(Event::Leave(None));
         };
-        let dir = Arc::clone(&open.dir);
-        if kind != SourceKind::File {
-            return Some(self.other(&dir, name, kind));
+        open.at += 1;
+        let dir = Arc::clone(&open.listed.dir);
+        let look = open.next_look();
+        let is_ahead = kind == SourceKind::Dir && place < open.opened_to;
+        let ahead = if is_ahead { open.dirs.pop_front() } else { None };
+        self.ahead -= usize::from(ahead.is_some());
+        if open.at % BLOCK == 0 {
+            self.look_ahead();
         }
-        Some(match dir.stat(&name) {
-            Ok(stat) if stat.kind == SourceKind::File => Event::File(FileToRead { dir, name, stat }),
-            // It was replaced since the directory was listed.
-            Ok(stat) => self.other(&dir, name, stat.kind),
-            Err(error) => Event::Failed(error),
+        Some(match look {
+            Look::Dir => self.enter(&dir, name, ahead),
+            Look::File(stat) => Event::File(FileToRead { dir, name, stat }),
+            Look::Symlink(target) => Event::Symlink(name, target),
+            Look::Special => Event::Special,
+            Look::Failed(error) => Event::Failed(error),
         })
     }
 }
@@ -154,6 +219,65 @@ impl Event {
         match self {
             Self::File(file) => Some(file),
             _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write;
+    use std::fs;
+    use std::num::NonZero;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::ops::parallel::pool;
+
+    fn all(source: &Path, ahead: usize, threads: Option<&ThreadPool>) -> String {
+        let handles = Handles { groups: 1, dirs: 1, depth: 6, ahead };
+        let mut told = String::new();
+        for event in Walk::begin(source, None, false, handles, threads).unwrap() {
+            match event {
+                Event::Enter(name) => writeln!(told, "enter {name:?}"),
+                Event::Leave(_) => writeln!(told, "leave"),
+                Event::File(file) => writeln!(told, "file {:?} of {}", file.dir.path_of(&file.name), file.stat.size),
+                Event::Symlink(name, target) => writeln!(told, "link {name:?} to {target:?}"),
+                Event::Failed(error) => writeln!(told, "failed: {error}"),
+                Event::Special | Event::Repository | Event::Known(_) => writeln!(told, "something else"),
+            }
+            .unwrap();
+        }
+        told
+    }
+
+    #[test]
+    fn who_looks_ahead_does_not_show() {
+        let scratch = tempfile::tempdir().unwrap();
+        let top = scratch.path().join("top");
+        // Directories of every size that is dealt with apart, one below and beside the other.
+        let sizes = [0, 1, 9, BLOCK - 1, BLOCK, BLOCK + 1, MOST_AHEAD, MOST_AHEAD + 1, 6 * BLOCK + 7];
+        for (number, size) in sizes.into_iter().enumerate() {
+            let dir = top.join(format!("{number}/{size}"));
+            fs::create_dir_all(&dir).unwrap();
+            (0..size).for_each(|file| fs::write(dir.join(format!("{file:x}")), "").unwrap());
+        }
+        for number in 0..300 {
+            let dir = top.join(format!("a/{}/{}", number % 30, number % 7));
+            fs::create_dir_all(&dir).unwrap();
+            fs::write(dir.join("file"), "x".repeat(number)).unwrap();
+            fs::write(top.join(format!("{number}-between")), "").unwrap();
+            symlink("..", dir.join(format!("link{number}"))).unwrap();
+        }
+        fs::create_dir_all(top.join("deep/1/2/3/4/5/6/7")).unwrap();
+
+        let expected = all(&top, 0, None);
+        assert_eq!(expected.matches("file ").count(), sizes.iter().sum::<usize>() + 300 + 210);
+        assert_eq!(expected.matches("nested deeper").count(), 1);
+        for threads in [1, 3] {
+            let threads = pool(NonZero::new(threads).unwrap()).unwrap();
+            for ahead in [0, 1, 5, 32] {
+                assert!(all(&top, ahead, Some(&threads)) == expected, "{ahead} ahead");
+            }
         }
     }
 }
