@@ -43,6 +43,11 @@ bench-peers v1 *rest:
 bench-floors source *rest:
     benches/floors.sh "$@"
 
+# Time how cost grows with files, one directory, one file, snapshots: [PART…] [--files N] [--svg FILE] [--markdown] …
+[positional-arguments]
+bench-scale *rest:
+    benches/scale.sh "$@"
+
 # Make two versions of a 3 GiB disk image to measure with: OUT/v1/disk.img and OUT/v2/disk.img
 [positional-arguments]
 bench-images out tree1 tree2 archive1 archive2:

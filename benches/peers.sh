@@ -292,28 +292,6 @@ median() { # TOOL STEP COLUMN DIGITS [DIVISOR] [SPREAD]
             }'
 }
 
-# Prints lines of cells between tabs as a table. The first line is the head.
-table() { # TITLE
-    awk -F '\t' -v title="$1" -v markdown="$markdown" '
-        { for (i = 1; i <= NF; i++) { cell[NR, i] = $i; if (length($i) > width[i]) width[i] = length($i) } }
-        END {
-            printf markdown ? "\n**%s**:\n\n" : "\n%s\n", title
-            for (row = 1; row <= NR; row++) {
-                line = ""
-                for (i = 1; i <= NF; i++) {
-                    if (markdown) line = line (i == 1 ? "| " : " | ") cell[row, i]
-                    else line = line sprintf(i == 1 ? "%-" width[i] "s" : "  %" width[i] "s", cell[row, i])
-                }
-                print markdown ? line " |" : line
-                if (markdown && row == 1) {
-                    line = "|---"
-                    for (i = 2; i <= NF; i++) line = line "|---:"
-                    print line "|"
-                }
-            }
-        }'
-}
-
 # Tools beside steps, for one column.
 times() { # TITLE COLUMN DIGITS [SPREAD]
     local step

@@ -7,6 +7,7 @@ export LC_ALL=C.UTF-8 # one order, one decimal point, any name
 
 dir=
 place=
+markdown= # not empty for tables in Markdown
 work=$(mktemp -d)
 places=() # those in `dir`; they go at the very end, since deleting slows what comes after it
 shown=()  # what `show` has mounted
@@ -96,6 +97,28 @@ clock() { # COMMAND...
 measure() { # COMMAND...
     sync
     clock "$@"
+}
+
+# Prints lines of cells between tabs as a table. The first line is the head.
+table() { # TITLE
+    awk -F '\t' -v title="$1" -v markdown="$markdown" '
+        { for (i = 1; i <= NF; i++) { cell[NR, i] = $i; if (length($i) > width[i]) width[i] = length($i) } }
+        END {
+            printf markdown ? "\n**%s**:\n\n" : "\n%s\n", title
+            for (row = 1; row <= NR; row++) {
+                line = ""
+                for (i = 1; i <= NF; i++) {
+                    if (markdown) line = line (i == 1 ? "| " : " | ") cell[row, i]
+                    else line = line sprintf(i == 1 ? "%-" width[i] "s" : "  %" width[i] "s", cell[row, i])
+                }
+                print markdown ? line " |" : line
+                if (markdown && row == 1) {
+                    line = "|---"
+                    for (i = 2; i <= NF; i++) line = line "|---:"
+                    print line "|"
+                }
+            }
+        }'
 }
 
 # The machine, in one line, to stand beside the figures.
