@@ -139,6 +139,9 @@ pub(super) struct Snapshot {
     /// Up to so many new objects (and 32K for each, together) are stored as files of their own; more go to packs
     #[arg(long, value_name = "OBJECTS", default_value_t = WriterOptions::LOOSE_LIMIT)]
     pub(super) loose_limit: usize,
+    /// A pack is complete at so many bytes. Not shown: it is for tests, which cannot fill packs of the usual size.
+    #[arg(long, value_name = "BYTES", default_value_t = WriterOptions::default().pack_size, hide = true)]
+    pub(super) pack_size: u64,
 }
 
 /// What counts as a change.

@@ -17,6 +17,7 @@ mod pack_sweeps;
 mod packs;
 mod races;
 mod repair;
+mod resumed;
 mod retention;
 mod roundtrip;
 mod support;

@@ -49,7 +49,7 @@ pub(super) fn snapshot(global: &Global, args: &Snapshot) -> Result<ExitCode> {
         one_file_system: args.one_file_system,
         detection: (&args.detection).into(),
         labels: &labels,
-        writing: WriterOptions { sync: args.fsync.into(), loose_limit: args.loose_limit, ..WriterOptions::default() },
+        writing: WriterOptions { sync: args.fsync.into(), loose_limit: args.loose_limit, pack_size: args.pack_size },
         threads: global.threads(),
     };
     let report = snapshot::snapshot(&repo, &options, &session);
