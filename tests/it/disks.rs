@@ -11,59 +11,9 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use crate::support::cli::{Ran, Tree, World, have, noise, read_tree, run, skip, write};
+use crate::support::cli::{Ran, Tree, World, have, noise, read_tree, run, write};
+use crate::support::disk::{Disk, can_mount};
 use crate::support::sweep::slow;
-
-/// A file with a file system, mounted as long as this lives.
-struct Disk {
-    at: PathBuf,
-}
-
-impl Disk {
-    fn make(image: &Path, bytes: u64) {
-        File::create(image).unwrap().set_len(bytes).unwrap();
-        let made = Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0", "-N", "2048"]).arg(image).output().unwrap();
-        assert!(made.status.success(), "{made:?}");
-    }
-
-    fn mount(image: &Path, at: &Path) -> Option<Self> {
-        fs::create_dir_all(at).unwrap();
-        let mounted = Command::new("mount").args(["-o", "loop"]).args([image, at]).output().unwrap();
-        mounted.status.success().then(|| Self { at: at.to_path_buf() })
-    }
-
-    fn free(&self) -> u64 {
-        let stat = rustix::fs::statvfs(&self.at).unwrap();
-        stat.f_bavail * stat.f_frsize
-    }
-
-    /// Fills it up to so many free bytes.
-    fn fill(&self, free: u64) {
-        let ballast = File::create(self.at.join("ballast")).unwrap();
-        // What the ballast itself needs beside its content is seen only then.
-        for _ in 0..4 {
-            let excess = self.free().saturating_sub(free);
-            let length = ballast.metadata().unwrap().len() + excess / 4096 * 4096;
-            if rustix::fs::fallocate(&ballast, rustix::fs::FallocateFlags::empty(), 0, length.max(1)).is_err() {
-                break;
-            }
-        }
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        // What was running on it may take a moment to end.
-        for _ in 0..50 {
-            if Command::new("umount").arg(&self.at).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
-            {
-                return;
-            }
-            thread::sleep(Duration::from_millis(100));
-        }
-        eprintln!("{} stays mounted", self.at.display());
-    }
-}
 
 /// An image with a repository of three snapshots, and what they hold. What the first one has is in packs of its own; the
 /// packs of the second are needed in part by the third, which has loose objects besides.
@@ -75,19 +25,12 @@ struct Bed {
 impl Bed {
     /// Nothing where no file system can be mounted.
     fn new(bytes: u64) -> Option<Self> {
-        if !have(&["mkfs.ext4", "mount", "umount"]) {
-            return None;
-        }
-        if !rustix::process::geteuid().is_root() {
-            skip("only root mounts file systems");
+        if !can_mount() || !have(&["mkfs.ext4"]) {
             return None;
         }
         let world = World::new();
-        Disk::make(&world.path("template"), bytes);
-        let Some(disk) = Disk::mount(&world.path("template"), &world.path("disk")) else {
-            skip("there are no loop devices");
-            return None;
-        };
+        Disk::make(&world.path("template"), bytes, &["mkfs.ext4", "-q", "-F", "-m", "0", "-N", "2048"]);
+        let disk = Disk::mount(&world.path("template"), &world.path("disk"))?;
         world.ok(["init", "-r", "disk/repo"]);
         let mut states = BTreeMap::new();
         for number in 1..=2 {

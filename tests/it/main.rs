@@ -23,4 +23,5 @@ mod roundtrip;
 mod support;
 mod sweeps;
 mod syscalls;
+mod ticks;
 mod tidy;

@@ -263,8 +263,11 @@ pub(crate) fn read_tree(top: &Path) -> Tree {
             Node::Dir
         } else if entry.file_type().is_symlink() {
             Node::Link(fs::read_link(entry.path()).unwrap().into_os_string().into_vec())
-        } else {
+        } else if entry.file_type().is_file() {
             Node::File(fs::read(entry.path()).unwrap())
+        } else {
+            // Nothing that is stored.
+            continue;
         };
         tree.insert(entry.path().strip_prefix(top).unwrap().to_path_buf(), node);
     }

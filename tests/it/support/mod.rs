@@ -1,6 +1,7 @@
 //! What several tests need.
 
 pub(crate) mod cli;
+pub(crate) mod disk;
 pub(crate) mod docs;
 pub(crate) mod fault;
 pub(crate) mod model;
