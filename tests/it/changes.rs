@@ -15,6 +15,7 @@ use backuptool::ops::snapshot::{ChangeDetection, SnapshotOptions, SnapshotReport
 use backuptool::repo::{self, InitOptions, SharedRepository, WriterOptions};
 use backuptool::store::LocalBackend;
 use jiff::{SignedDuration, Timestamp};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use tempfile::TempDir;
 
 use crate::support::cli::{self, Node, Tree, noise, overwrite, read_tree, scratch};
@@ -257,6 +258,91 @@ fn each_thing_that_changes_is_seen_by_itself() {
 }
 
 #[test]
+fn each_thing_is_enough_where_all_others_are_as_they_were() {
+    let bench = Bench::with_files();
+    let ignore_ctime = ChangeDetection { ignore_ctime: true, ..ChangeDetection::default() };
+    let take = |detection| {
+        bench.settle();
+        let report = bench.take_of("repo", &bench.source(""), later, detection);
+        assert!(bench.restored(report.snapshot.number) == read_tree(&bench.source("")));
+        report.unchanged
+    };
+    let file = bench.source("a/2");
+    let looks = || {
+        let meta = fs::metadata(&file).unwrap();
+        (meta.len(), (meta.mtime(), meta.mtime_nsec()), (meta.ctime(), meta.ctime_nsec()), meta.ino())
+    };
+    take(BY_MTIME);
+    assert_eq!(take(BY_MTIME), 11, "nothing");
+
+    // The size, since ctime and inode do not count.
+    let before = looks();
+    let modified = fs::metadata(&file).unwrap().modified().unwrap();
+    File::options().append(true).open(&file).unwrap().set_len(600).unwrap();
+    set_modified(&file, modified);
+    assert!(looks().0 != before.0 && looks().1 == before.1);
+    assert_eq!(take(BY_MTIME), 10, "size");
+    // The mtime.
+    let before = looks();
+    set_modified(&file, modified - Duration::from_nanos(1));
+    assert!(looks().0 == before.0 && looks().1 != before.1);
+    assert_eq!(take(BY_MTIME), 10, "mtime");
+    // The inode: both times may be what they were, but ctime can be set by nobody.
+    let before = looks();
+    let copy = bench.source("copy");
+    fs::write(&copy, noise(77, 600)).unwrap();
+    set_modified(&copy, fs::metadata(&file).unwrap().modified().unwrap());
+    fs::rename(&copy, &file).unwrap();
+    assert!((looks().0, looks().1) == (before.0, before.1) && looks().3 != before.3);
+    assert_eq!(take(ignore_ctime), 10, "inode");
+    assert_eq!(take(ChangeDetection::default()), 11, "nothing");
+    // The ctime.
+    let before = looks();
+    edit_secretly(&file);
+    assert!((looks().0, looks().1, looks().3) == (before.0, before.1, before.3) && looks().2 != before.2);
+    assert_eq!(take(ChangeDetection { ignore_inode: true, ..ChangeDetection::default() }), 10, "ctime");
+    // The kind.
+    for kind in [FileType::Fifo, FileType::Socket] {
+        fs::remove_file(&file).unwrap();
+        mknodat(CWD, &file, kind, Mode::RUSR, 0).unwrap();
+        bench.settle();
+        let report = bench.take_of("repo", &bench.source(""), later, BY_MTIME);
+        assert_eq!((report.unchanged, report.special), (10, 1));
+        assert!(!bench.restored(report.snapshot.number).contains_key(Path::new("a/2")));
+        fs::remove_file(&file).unwrap();
+        bench.write("a/2", &noise(78, 600));
+        assert_eq!(take(BY_MTIME), 10, "a file again");
+    }
+    bench.clean();
+}
+
+#[test]
+fn a_cache_of_a_newer_version_says_nothing() {
+    let bench = Bench::with_files();
+    bench.take();
+    let cache = bench.caches().remove(0);
+    let good = fs::read(&cache).unwrap();
+    // The footer begins with the magic number, of which the last byte is the version, and ends with a hash of what is in it
+    // behind that of the first block.
+    let at = good.windows(7).rposition(|window| window == b"BTseen\0").unwrap();
+    let sealed = |version: u8| {
+        let mut bytes = good[..good.len() - 32].to_vec();
+        bytes[at + 7] = version;
+        let check = HashAlgorithm::Blake3.hash(&[&good[8..40], &bytes[at..]].concat());
+        [&bytes[..], check.as_bytes()].concat()
+    };
+    let version = good[at + 7];
+    assert!(sealed(version) == good, "this is how it is sealed");
+    overwrite(&cache, &sealed(version));
+    assert_eq!(bench.read(), 1);
+    for other in [version + 1, version - 1, 255] {
+        overwrite(&cache, &sealed(other));
+        assert_eq!(bench.read(), 12, "version {other}");
+    }
+    bench.clean();
+}
+
+#[test]
 fn what_is_not_settled_is_read_again() {
     let bench = Bench::with_files();
     // By the real clock, everything was written a moment ago.
@@ -474,7 +560,7 @@ fn whatever_is_edited_every_snapshot_is_what_the_source_was() {
             for _ in 0..=next(4) {
                 edit(
                     &bench,
-                    next(12),
+                    next(16),
                     ["a/0", "a/1", "b/2", "b/large", "c", "d/e"][next(6)],
                     ["a/4", "b/0", "f"][next(3)],
                 );
@@ -524,6 +610,37 @@ fn edit(bench: &Bench, kind: usize, one: &str, other: &str) {
             bench.write(&format!("{one}/inside"), one.as_bytes());
         }
         8 => remove(&first),
+        10 => {
+            // Two directories swap their places; what is in them looks as it did.
+            let [one, other, aside] = ["a", "b", "aside"].map(|name| bench.source(name));
+            if one.is_dir() && other.is_dir() {
+                fs::rename(&one, &aside).unwrap();
+                fs::rename(&other, &one).unwrap();
+                fs::rename(aside, &other).unwrap();
+            }
+        }
+        11 => {
+            // A directory takes the place of another entry with all that is in it, or goes back to where it was.
+            let (one, other) = (bench.source("b"), bench.source("f"));
+            let (from, to) = if other.is_dir() { (other, one) } else { (one, other) };
+            remove(&to);
+            if fs::rename(from, to).is_ok() {
+                fs::create_dir_all(bench.source("b")).unwrap();
+            }
+        }
+        12 if is_file(&first) => {
+            // A little shorter or longer, with the old time.
+            let meta = fs::metadata(&first).unwrap();
+            let file = OpenOptions::new().write(true).open(&first).unwrap();
+            file.set_len(meta.len() ^ 1).unwrap();
+            set_modified(&first, meta.modified().unwrap());
+        }
+        13 => {
+            remove(&first);
+            if first.parent().is_some_and(Path::is_dir) {
+                mknodat(CWD, &first, FileType::Fifo, Mode::RUSR, 0).unwrap();
+            }
+        }
         9 if is_file(&first) => {
             // Another file with the same times.
             let times = fs::metadata(&first).unwrap().modified().unwrap();
