@@ -10,8 +10,8 @@
 
 use std::fmt;
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use super::{HashAlgorithm, ObjectId};
 
@@ -50,32 +50,61 @@ pub(super) fn seal(hash: HashAlgorithm, fields: &impl Serialize) -> Vec<u8> {
     format!("{body},\n  {MARK}: \"{checksum}\"\n}}\n").into_bytes()
 }
 
-/// Reads a document: its checksum first, then what it requires, then its fields.
+/// What a reader must understand, whatever else the document says.
+#[derive(Deserialize)]
+struct Requirements {
+    #[serde(default)]
+    requires: Vec<serde_json::Value>,
+}
+
+/// Reads a document: its checksum first, then what it requires, then its fields. A repository may have thousands of
+/// documents, so what they say is not copied on the way.
 pub(super) fn open<T: DeserializeOwned>(hash: HashAlgorithm, bytes: &[u8]) -> Result<T, DocumentError> {
     let text = str::from_utf8(bytes).map_err(DocumentError::damaged)?;
-    let (marked, covered): (Vec<&str>, Vec<&str>) = text.split_inclusive('\n').partition(|line| line.contains(MARK));
-    let written = match marked[..] {
-        [line] => checksum_of_line(line),
-        _ => None,
-    };
-    let written = written.ok_or_else(|| DocumentError::damaged("it has no checksum line"))?;
-    if hash.hash(covered.concat().as_bytes()) != written {
+    let (before, line, after) = around_mark(text).ok_or_else(|| DocumentError::damaged("it has no checksum line"))?;
+    let written = checksum_of_line(line).ok_or_else(|| DocumentError::damaged("it has no checksum line"))?;
+    let mut hasher = hash.hasher();
+    hasher.update(before.as_bytes());
+    hasher.update(after.as_bytes());
+    if hasher.finish() != written {
         return Err(DocumentError::damaged("its checksum does not match"));
     }
-    let mut value = peek(bytes)?;
-    if let Some(required) = value.get("requires").and_then(|value| value.as_array()).and_then(|list| list.first()) {
-        return Err(DocumentError::TooNew(format!("it requires {required}, which this version does not know")));
+    match serde_json::from_slice(bytes) {
+        Ok(Requirements { requires }) => {
+            if let Some(required) = requires.first() {
+                let what = format!("it requires {required}, which this version does not know");
+                return Err(DocumentError::TooNew(what));
+            }
+        }
+        Err(error) if !error.is_data() => return Err(not_json(&error)),
+        // It says so in another way than this version does. The fields decide whether that matters.
+        Err(_) => {}
     }
-    if let Some(fields) = value.as_object_mut() {
-        fields.remove("checksum");
-    }
-    serde_json::from_value(value)
-        .map_err(|error| DocumentError::TooNew(format!("it is whole, but not as this version knows it ({error})")))
+    serde_json::from_slice(bytes).map_err(|error| {
+        if error.is_data() {
+            DocumentError::TooNew(format!("it is whole, but not as this version knows it ({error})"))
+        } else {
+            not_json(&error)
+        }
+    })
+}
+
+/// The only line with the mark, what stands before it, and what stands behind it.
+fn around_mark(text: &str) -> Option<(&str, &str, &str)> {
+    let at = text.find(MARK)?;
+    let begin = text[..at].rfind('\n').map_or(0, |end| end + 1);
+    let end = text[at..].find('\n').map_or(text.len(), |end| at + end + 1);
+    let (before, line, after) = (&text[..begin], &text[begin..end], &text[end..]);
+    (!after.contains(MARK)).then_some((before, line, after))
+}
+
+fn not_json(error: &serde_json::Error) -> DocumentError {
+    DocumentError::damaged(format!("it is not valid JSON: {error}"))
 }
 
 /// Parses a document without believing it, to find out which hash covers it.
 pub(super) fn peek(bytes: &[u8]) -> Result<serde_json::Value, DocumentError> {
-    serde_json::from_slice(bytes).map_err(|error| DocumentError::damaged(format!("it is not valid JSON: {error}")))
+    serde_json::from_slice(bytes).map_err(|error| not_json(&error))
 }
 
 fn checksum_of_line(line: &str) -> Option<ObjectId> {

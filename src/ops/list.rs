@@ -1,8 +1,13 @@
 //! `list`: the snapshots of a repository.
 
+use std::num::NonZero;
+
+use rayon::prelude::*;
+
+use super::parallel;
 use crate::error::{Error, Result};
 use crate::object::{Labels, Snapshot};
-use crate::repo::{Repository, SnapshotListing};
+use crate::repo::Repository;
 
 /// The snapshots of a repository, with what was said about them.
 #[derive(Debug)]
@@ -22,16 +27,31 @@ pub struct Listed {
     pub labels: Result<Labels>,
 }
 
-/// Every snapshot, by number, and those that cannot be read.
-pub fn list(repo: &Repository) -> Result<ListReport> {
-    let SnapshotListing { snapshots, unreadable } = repo.snapshots()?;
-    let mut listed = Vec::with_capacity(snapshots.len());
-    for snapshot in snapshots {
-        let labels = repo.labels(snapshot.number);
-        if labels.is_err() {
-            repo.go_on()?;
+/// So few refs are read by one thread.
+const FEW: usize = 256;
+
+/// Every snapshot, by number, and those that cannot be read. Many are read by so many threads.
+pub fn list(repo: &Repository, threads: NonZero<usize>) -> Result<ListReport> {
+    let refs = repo.refs()?;
+    // Most snapshots have no labels, and to find that out for each of thousands takes as long as to read them.
+    let read = |number: &u64| {
+        let is_labelled = refs.labels.binary_search(number).is_ok();
+        let snapshot = repo.read_snapshot(*number)?;
+        let labels = if is_labelled { repo.labels(*number) } else { Ok(Labels::default()) };
+        Ok(Listed { snapshot, labels })
+    };
+    let results: Vec<Result<Listed>> = if refs.snapshots.len() <= FEW {
+        refs.snapshots.iter().map(read).collect()
+    } else {
+        parallel::pool(threads)?.install(|| refs.snapshots.par_iter().map(read).collect())
+    };
+    repo.go_on()?;
+    let mut report = ListReport { snapshots: Vec::with_capacity(results.len()), unreadable: Vec::new() };
+    for (number, result) in refs.snapshots.into_iter().zip(results) {
+        match result {
+            Ok(listed) => report.snapshots.push(listed),
+            Err(error) => report.unreadable.push((number, error)),
         }
-        listed.push(Listed { snapshot, labels });
     }
-    Ok(ListReport { snapshots: listed, unreadable })
+    Ok(report)
 }

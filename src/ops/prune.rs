@@ -518,7 +518,7 @@ impl StoredBytes {
 
 fn mark_all(repo: &Repository, numbers: &[u64], marks: &mut Reachable) -> Result<()> {
     for number in numbers {
-        let marked = repo.snapshot(*number).and_then(|snapshot: Snapshot| marks.mark(repo, &snapshot));
+        let marked = repo.read_snapshot(*number).and_then(|snapshot: Snapshot| marks.mark(repo, &snapshot));
         marked.map_err(|error| match error {
             Error::Damaged { .. } | Error::Object { .. } | Error::TooNew { .. } | Error::Io { .. } => Error::refused(
                 "prune",

@@ -24,6 +24,7 @@ mod write;
 
 use std::fmt::Debug;
 use std::path::Path;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -133,6 +134,8 @@ pub struct Repository {
     packs: OnceLock<Packs>,
     /// Where objects are looked for that are not whole here.
     elsewhere: Option<Arc<dyn Elsewhere>>,
+    /// The number after all that the refs had when they were last listed; 0 if they were not.
+    next_number: AtomicU64,
 }
 
 impl Repository {
@@ -168,7 +171,7 @@ impl Repository {
 
     fn new(backend: Arc<dyn Backend>, config: Config, session: &Session<'_>) -> Self {
         let interruption = session.interruption.clone();
-        Self { backend, interruption, config, packs: OnceLock::new(), elsewhere: None }
+        Self { backend, interruption, config, packs: OnceLock::new(), elsewhere: None, next_number: AtomicU64::new(0) }
     }
 
     /// Reads the indexes of all packs, and does not believe `cache/index`.

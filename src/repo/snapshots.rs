@@ -1,5 +1,7 @@
 //! Reading the snapshots of a repository.
 
+use std::sync::atomic::Ordering;
+
 use super::Repository;
 use crate::error::{Error, Result};
 use crate::object::{DocumentError, Snapshot};
@@ -18,7 +20,15 @@ pub struct SnapshotListing {
 impl Repository {
     /// The numbers of the snapshots and of the removed ones, without reading any.
     pub fn refs(&self) -> Result<RefListing> {
-        refs::list(self.backend())
+        let listing = refs::list(self.backend())?;
+        self.next_number.fetch_max(listing.next_number(), Ordering::Relaxed);
+        Ok(listing)
+    }
+
+    /// The number after all that were in use when the refs were last listed, if they were: with thousands of them a listing
+    /// takes longer than all else that a small snapshot does.
+    pub(super) fn next_number(&self) -> Option<u64> {
+        Some(self.next_number.load(Ordering::Relaxed)).filter(|next| *next > 0)
     }
 
     /// Reads every snapshot. One that cannot be read does not hide the others.
@@ -43,7 +53,8 @@ impl Repository {
         self.read_snapshot(number)
     }
 
-    pub(super) fn read_snapshot(&self, number: u64) -> Result<Snapshot> {
+    /// Reads one snapshot that a listing has named: it does not list them all again to say which there are.
+    pub fn read_snapshot(&self, number: u64) -> Result<Snapshot> {
         let path = self.backend().describe(&RefFile::Ref(number).path());
         let damaged = |reason: String| Error::Damaged {
             path: path.clone(),

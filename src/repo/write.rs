@@ -416,7 +416,7 @@ impl<'r> ObjectWriter<'r> {
             None
         } else {
             let writer = LabelsWriter::begin(self.repo, self.lock, session)?;
-            let expected = refs::list(self.repo.backend())?.next_number();
+            let expected = self.repo.refs()?.next_number();
             Some((expected, writer.stage(expected, labels)?, writer))
         };
         lock::confirm(self.repo.backend(), self.lock)?;
@@ -426,7 +426,7 @@ impl<'r> ObjectWriter<'r> {
             snapshot.number = number;
             snapshot.encode(hash)
         };
-        let number = refs::publish(self.repo.backend(), &self.staging, &mut encode)?;
+        let number = refs::publish(self.repo.backend(), &self.staging, self.repo.next_number(), &mut encode)?;
         if let Some((expected, staged, writer)) = labelled {
             let staged = if number == expected { Ok(staged) } else { writer.stage(number, labels) };
             staged.and_then(|staged| writer.publish(&staged)).map_err(|error| {

@@ -73,8 +73,17 @@ pub fn read(backend: &dyn Backend, number: u64) -> Result<Vec<u8>> {
 
 /// Publishes a ref under the next free number. `encode` makes the file's content for a number. When this returns, the
 /// snapshot is visible and durable.
-pub fn publish(backend: &dyn Backend, staging: &Staging<'_>, encode: &mut dyn FnMut(u64) -> Vec<u8>) -> Result<u64> {
-    let mut number = list(backend)?.next_number();
+///
+/// `next` is what [`RefListing::next_number`] of a listing said that was made since the repository is held shared; nothing
+/// if there was none. It may be out of date: what others have published since is seen when the number is taken, and none
+/// can have been removed.
+pub fn publish(
+    backend: &dyn Backend,
+    staging: &Staging<'_>,
+    next: Option<u64>,
+    encode: &mut dyn FnMut(u64) -> Vec<u8>,
+) -> Result<u64> {
+    let mut number = next.map_or_else(|| Ok(list(backend)?.next_number()), Ok)?;
     loop {
         if number > MAX_NUMBER {
             return Err(Error::refused(

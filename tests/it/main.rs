@@ -11,6 +11,7 @@ mod frozen;
 mod fuzz;
 mod hostile;
 mod interruptions;
+mod many;
 mod meetings;
 mod objects;
 mod pack_sweeps;

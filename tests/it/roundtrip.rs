@@ -32,6 +32,7 @@ use proptest::sample::Index;
 use tempfile::TempDir;
 
 use crate::support::cli::{Node, Tree, noise, read_tree, scratch, write_tree};
+use crate::support::repos::ONE;
 
 // ---- random trees
 
@@ -244,7 +245,7 @@ impl Bench {
     }
 
     fn numbers(&self) -> Vec<u64> {
-        let listing = list::list(&self.open()).unwrap();
+        let listing = list::list(&self.open(), ONE).unwrap();
         assert!(listing.unreadable.is_empty());
         listing.snapshots.iter().map(|listed| listed.snapshot.number).collect()
     }

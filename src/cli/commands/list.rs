@@ -15,7 +15,7 @@ use crate::cli::{environment, exit};
 pub(super) fn list(global: &Global) -> Result<ExitCode> {
     let progress = global.progress("listing");
     let repo = global.open(&global.session("list", &progress))?;
-    let listing = list::list(&repo)?;
+    let listing = list::list(&repo, global.threads())?;
     if global.json {
         print_lines(&listing)?;
     } else {

@@ -719,7 +719,7 @@ fn mark(repo: &Repository, held: &[ObjectId], marks: &mut Option<Reachable>, mar
         if !marked.insert(number) {
             continue;
         }
-        match repo.snapshot(number).and_then(|snapshot| known.mark(repo, &snapshot)) {
+        match repo.read_snapshot(number).and_then(|snapshot| known.mark(repo, &snapshot)) {
             Err(error) if error.is_unreadable() || matches!(error, Error::TooNew { .. }) => *marks = None,
             other => other?,
         }
