@@ -309,6 +309,7 @@ impl ExclusiveRepository {
     /// Removes what removed snapshots and writers that died have left. `own` is this process's staging directory.
     pub fn remove_leftovers(&self, own: Option<&Staging<'_>>) -> Result<()> {
         refs::sweep(self.repo.backend())?;
+        self.repo.sweep_seen()?;
         staging::remove_all_but(self.repo.backend(), own)?;
         Ok(())
     }

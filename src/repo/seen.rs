@@ -24,6 +24,7 @@
 //!
 //! Like everything in `cache` it can be deleted. It is not synced: a crash may leave it cut short.
 
+use std::collections::HashSet;
 use std::mem;
 use std::sync::Arc;
 
@@ -203,6 +204,19 @@ impl Repository {
             }
         }
         Ok(None)
+    }
+}
+
+impl Repository {
+    /// Removes what was written down of snapshots that are gone: nobody will use it again.
+    pub(super) fn sweep_seen(&self) -> Result<()> {
+        let files = seen_files(self.backend())?;
+        if files.is_empty() {
+            return Ok(());
+        }
+        let trees: HashSet<TreeId> = self.snapshots()?.snapshots.into_iter().map(|snapshot| snapshot.tree).collect();
+        let mut stale = files.into_iter().filter(|(_, tree)| !trees.contains(tree));
+        stale.try_for_each(|(of, tree)| remove_if_there(self.backend(), &layout::seen_path(of, tree)))
     }
 }
 

@@ -506,6 +506,21 @@ fn a_cache_is_used_only_as_long_as_a_ref_has_its_tree() {
 }
 
 #[test]
+fn what_was_written_down_of_a_source_goes_with_its_last_snapshot() {
+    let bench = Bench::with_files();
+    bench.take();
+    let own = bench.caches();
+    let other = bench.path("other source");
+    fs::create_dir(&other).unwrap();
+    fs::write(other.join("file"), "other").unwrap();
+    bench.take_of("repo", &other, later, ChangeDetection::default());
+    assert_eq!(bench.caches().len(), 2);
+    bench.prune(2);
+    assert_eq!(bench.caches(), own);
+    assert_eq!(bench.read(), 1);
+}
+
+#[test]
 fn what_check_finds_damaged_or_missing_is_read_and_stored_again() {
     for damage in [fs::remove_file as fn(PathBuf) -> std::io::Result<()>, |path| {
         overwrite(&path, b"damage");
