@@ -311,9 +311,9 @@ pub(super) struct Check {
     /// Read the content of one part of several; all parts together are everything
     #[arg(long, value_name = "N/OF", value_parser = parse_part)]
     pub(super) subset: Option<Part>,
-    /// Do not read again what a check has found whole within this time: 12h, 30d, 4w
-    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
-    pub(super) max_age: Option<Duration>,
+    /// Do not read again what a check has found whole within this time: 12h, 30d, 8w, 6m (months)
+    #[arg(long, value_name = "TIME", value_parser = Age::from_str)]
+    pub(super) max_age: Option<Age>,
 }
 
 #[derive(Args)]
@@ -428,17 +428,15 @@ fn parse_part(text: &str) -> Result<Part, String> {
 
 /// Reads `90`, `90s`, `5m`, `1h`, `30d`, `4w`.
 fn parse_duration(text: &str) -> Result<Duration, String> {
-    let digits = text.trim_end_matches(['s', 'm', 'h', 'd', 'w']);
+    let digits = text.trim_end_matches(['s', 'm', 'h']);
     let factor = match &text[digits.len()..] {
         "" | "s" => 1,
         "m" => 60,
         "h" => 3600,
-        "d" => 86_400,
-        "w" => 604_800,
         _ => 0,
     };
     let seconds = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(factor)).filter(|_| factor > 0);
-    seconds.map(Duration::from_secs).ok_or_else(|| "a time is a number of seconds, or 30s, 5m, 1h, 30d, 4w".into())
+    seconds.map(Duration::from_secs).ok_or_else(|| "a time is a number of seconds, or 30s, 5m (minutes), 1h".into())
 }
 
 /// Reads `64K`, `64KiB`, `1M`, `65536`.
@@ -470,7 +468,7 @@ mod tests {
         assert_eq!(parse_duration("90"), Ok(Duration::from_secs(90)));
         assert_eq!(parse_duration("0s"), Ok(Duration::ZERO));
         assert_eq!(parse_duration("5m"), Ok(Duration::from_secs(300)));
-        assert_eq!(parse_duration("30d"), Ok(Duration::from_secs(2_592_000)));
+        assert_eq!(parse_duration("12h"), Ok(Duration::from_secs(43_200)));
         for bad in ["", "m", "-1", "1y", "5mm", "1.5h", "99999999999999999999h", "ä"] {
             assert!(parse_duration(bad).is_err(), "{bad}");
         }

@@ -150,7 +150,7 @@ impl FromStr for Age {
 
 impl Age {
     /// The moment so long before another one; nothing if that is before the calendar begins.
-    fn before(&self, time: &Zoned) -> Option<Timestamp> {
+    pub fn before(&self, time: &Zoned) -> Option<Timestamp> {
         time.checked_sub(self.span).ok().map(|time| time.timestamp())
     }
 }

@@ -13,8 +13,8 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::cli::args::{Check, Global};
-use crate::cli::exit;
 use crate::cli::output::{count, print, print_json, size, with_bytes};
+use crate::cli::{environment, exit};
 
 pub(super) fn check(global: &Global, args: &Check) -> Result<ExitCode> {
     let progress = global.progress("checking");
@@ -24,7 +24,10 @@ pub(super) fn check(global: &Global, args: &Check) -> Result<ExitCode> {
         Check { quick: true, .. } => Extent::Structure,
         Check { subset: Some(part), .. } => Extent::Part(*part),
         // A time before all times is as good as the first of them.
-        Check { max_age: Some(age), .. } => Extent::NotSince(session.start.checked_sub(*age).unwrap_or(Timestamp::MIN)),
+        Check { max_age: Some(age), .. } => {
+            let since = age.before(&session.start.to_zoned(environment::time_zone()));
+            Extent::NotSince(since.unwrap_or(Timestamp::MIN))
+        }
         _ => Extent::Everything,
     };
     let report = check::check(&repo, &CheckOptions { extent, threads: global.threads() }, &session);
