@@ -17,7 +17,7 @@ use std::time::Duration;
 use backuptool::repo::{Session, WriterOptions};
 use backuptool::store::LocalBackend;
 
-use crate::support::cli::{World, have, noise, read_tree, scratch, write};
+use crate::support::cli::{Node, Tree, World, have, noise, objects, overwrite, read_tree, scratch, write};
 use crate::support::model::Model;
 use crate::support::repos::{check_in, open_in, prune_in, read_back, session, take_in};
 use crate::support::sweep::slow;
@@ -61,6 +61,8 @@ struct Subject {
     adds: Option<(u64, Model)>,
     /// The snapshot that is gone if it succeeds.
     removes: Option<(u64, Model)>,
+    /// If it repairs: the snapshots that are whole before it. All are if it succeeds.
+    repairs: Option<Vec<u64>>,
 }
 
 struct Bed {
@@ -82,6 +84,7 @@ impl Bed {
             states.insert(number, Model::read(&world.path("src")));
         };
         take(1, &["--loose-limit=0"]);
+        let first_packs = read_tree(&world.path("repo/packs"));
         // What is in the first pack is needed in part; some of it is loose as well as in packs.
         fs::remove_file(world.path("src/large")).unwrap();
         write(world.path("src/d0/new"), noise(11, 2000));
@@ -106,7 +109,13 @@ impl Bed {
                 stay,
                 adds: adds.map(|model| (4, model.clone())),
                 removes,
+                repairs: None,
             }
+        };
+        let repair = Subject {
+            repo: damaged_copy(&world, &first_packs),
+            repairs: Some(vec![1]),
+            ..subject("repair", &["repair", "--from=repo"], None, None)
         };
         let subjects = vec![
             subject("snapshot", &["snapshot", "src"], Some(&next), None),
@@ -114,6 +123,7 @@ impl Bed {
             subject("snapshot of many", &["snapshot", "--fsync=batch", "many"], Some(&many), None),
             subject("prune", &["prune", "--snapshot=1"], None, Some(1)),
             subject("pack", &["pack"], None, None),
+            repair,
         ];
         Self { world, subjects }
     }
@@ -172,18 +182,47 @@ impl Bed {
         let (hit, exit) = self.run(subject, &repo, &log, Some((call, fault, n)));
         let case = format!("{}: {fault} at {call} {n}, exit code {exit:?}", subject.name);
         assert!(hit || exit == Some(0), "{case}");
-        verify(&case, subject, &repo, exit, &self.world.path("src"));
+        verify(&case, subject, &repo, exit, &self.world);
         hit
     }
 }
 
+/// A copy of the repository with an empty ref of snapshot 3, without one of the loose objects of snapshot 2, and with its
+/// packs damaged but for those of snapshot 1, which are given.
+fn damaged_copy(world: &World, whole: &Tree) -> PathBuf {
+    let damaged = world.path("damaged");
+    let copied = Command::new("cp").arg("-r").args([&world.path("repo"), &damaged]).status().unwrap();
+    assert!(copied.success());
+    overwrite(&damaged.join("snapshots/3.json"), b"");
+    fs::remove_file(objects(&damaged).into_values().next().unwrap()).unwrap();
+    let packs = read_tree(&damaged.join("packs"));
+    assert!(packs.len() > whole.len());
+    for (path, node) in packs.into_iter().filter(|(path, _)| !whole.contains_key(path)) {
+        let Node::File(mut content) = node else { panic!("{}", path.display()) };
+        let middle = content.len() / 2;
+        content[middle] ^= 1;
+        overwrite(&damaged.join("packs").join(path), &content);
+    }
+    damaged
+}
+
 /// What must hold after whatever happened.
-fn verify(case: &str, subject: &Subject, path: &Path, code: Option<i32>, next: &Path) {
+fn verify(case: &str, subject: &Subject, path: &Path, code: Option<i32>, world: &World) {
     let done = code == Some(0);
+    let next = &world.path("src");
     let session = patient();
     let backend = || LocalBackend::open(path).unwrap();
     let fail = |what: &str, error: &dyn std::fmt::Display| -> ! { panic!("{case}: {what}: {error}") };
     let mut must = subject.stay.clone();
+    if let Some(whole) = &subject.repairs
+        && !done
+    {
+        let mut before = must.clone();
+        before.retain(|number, _| whole.contains(number));
+        verify_restores(case, path, &before);
+        // The same again, with nothing in its way, brings back the rest.
+        world.ok(["repair".as_ref(), "--quiet".as_ref(), "--from=repo".as_ref(), "-r".as_ref(), path.as_os_str()]);
+    }
     let mut listed = listed(path);
     if let Some((number, _)) = &subject.adds
         && code == Some(3)
