@@ -495,11 +495,35 @@ fn chunk_lists_that_lie_are_refused() {
         let list = forge.object(content);
         contained(&forge, &Case::list(what, chunks("\"d\"", 5, list, 1), list));
     }
+    // A list of lists, one of which covers something else than its line says.
+    for (what, said) in [("less", 9), ("more", 4)] {
+        let (forge, blob) = new();
+        let inner = forge.list(&[(blob, 5)]);
+        let outer = forge.list(&[(inner, said)]);
+        let case = Case::list(format!("an inner list of {what}"), chunks("\"d\"", said, outer, 2), inner);
+        contained(&forge, &Case { hinders_prune: false, ..case });
+    }
     // A list that holds itself: only a false name can do that.
     let (forge, _) = new();
     let own = name_of(b"a false name");
     forge.frame(own, codec::compress(format!("{own} 5\n").as_bytes()).unwrap());
     contained(&forge, &Case::list("a list that holds itself", chunks("\"d\"", 5, own, 8), own));
+}
+
+/// A few objects can stand for any number of paths: so many are named, and it is said that there are more.
+#[test]
+fn of_very_many_paths_that_damage_concerns_some_are_named() {
+    for (dirs, more) in [(100, false), (101, true)] {
+        let forge = Forge::new();
+        let lost = name_of(b"lost");
+        let files: String = (0..1000).map(|number| file(&format!("\"{number:03}\""), 4, lost)).collect();
+        let below = forge.tree(&files);
+        let root: String = (0..dirs).map(|number| dir(&format!("\"{number:03}\""), 4000, below)).collect();
+        forge.snapshot(1, forge.tree(&root), 4000 * dirs);
+        let report = check(forge.memory.clone()).unwrap();
+        assert_eq!((report.more_files, report.damaged[&lost].files.len()), (more, 100_000), "{dirs}");
+        assert_eq!(report.whole, [0; 0]);
+    }
 }
 
 /// A few small objects that stand for a file of 64 billion chunks of one byte, the first of which is missing.

@@ -9,6 +9,7 @@ mod flips;
 mod format_doc;
 mod frozen;
 mod fuzz;
+mod gaps;
 mod hostile;
 mod interruptions;
 mod many;

@@ -536,6 +536,27 @@ fn damage_of_one_frame_leaves_the_others() {
     assert!(cases >= 40, "{cases}");
 }
 
+/// Of several things that are wrong with a pack the first is said, whichever thread has found it.
+#[test]
+fn what_is_said_of_a_pack_is_the_first_thing_that_is_wrong() {
+    let bed = Bed::framed(HashAlgorithm::Blake3);
+    let name = bed.packs().into_iter().find(|name| bed.pack(*name).1.frames.len() > 2).unwrap();
+    let (good, frames) = (bed.bytes(name), bed.pack(name).1.frames);
+    // In the first byte of a frame, without which it is none.
+    let at = |frame: usize| 8 * frames[..frame].iter().map(|frame| frame.length as usize).sum::<usize>();
+    let said = |bytes: Vec<u8>| {
+        let memory = bed.copy();
+        memory.set_contents(&name.path(), bytes).unwrap();
+        let damaged = check(memory).unwrap().damaged_packs;
+        assert_eq!(damaged.len(), 1, "{damaged:?}");
+        damaged[0].1.clone()
+    };
+    let first = said(flipped(&good, at(0)));
+    let second = said(flipped(&good, at(1)));
+    let both = said(flipped(&flipped(&good, at(0)), at(1)));
+    assert!(first != second && both == first, "{first} / {second} / {both}");
+}
+
 #[test]
 fn a_flipped_bit_in_a_pack_is_always_found_and_never_restored() {
     let bed = Bed::tiny(HashAlgorithm::Blake3);

@@ -284,6 +284,26 @@ fn with_nothing_else_what_is_whole_in_a_damaged_pack_is_saved_and_the_rest_is_na
     assert!(whole > 10 && lacking > 50, "{whole}, {lacking}");
 }
 
+/// If its index is damaged, what was in it and is not whole is not known by name. So it stays while anything is missing.
+#[test]
+fn a_pack_of_which_not_all_is_known_stays_while_anything_is_missing() {
+    let bed = Bed::new();
+    let mut stayed = 0;
+    for path in bed.files().into_iter().filter(|path| path.starts_with(layout::PACKS)) {
+        for at in [30, 300, 700] {
+            let case = format!("{path}, {at}");
+            let memory = bed.copy();
+            harm(&memory, &path, Harm::FlippedEnd(3));
+            harm(&memory, &path, Harm::Flipped(at));
+            if !repair(&case, &memory, Repairing::default(), USUAL) {
+                assert!(memory.contents(&path).is_some(), "{case}");
+                stayed += 1;
+            }
+        }
+    }
+    assert!(stayed > 3, "{stayed}");
+}
+
 #[test]
 fn many_damages_at_once_are_mended_from_several_places() {
     let bed = Bed::new();

@@ -391,8 +391,12 @@ fn how_much_may_be_dead_in_a_pack_is_said() {
     };
     assert_eq!([rewritten(&[]), rewritten(&["--max-dead=30"]), rewritten(&["--max-dead=20"])], [1, 0, 1]);
     world.ok(["-r", "repo", "prune", "--snapshot=1", "--max-dead=100"]);
-    let ran = world.ok(["-r", "repo", "prune", "--json", "--unreferenced", "--max-dead=0"]);
-    assert_eq!(ran.json()[0]["packs_rewritten"], 1);
+    let rewritten = || {
+        let ran = world.ok(["-r", "repo", "prune", "--json", "--unreferenced", "--max-dead=0"]);
+        ran.json()[0]["packs_rewritten"].as_u64().unwrap()
+    };
+    // What has nothing dead in it is left alone, however little may be.
+    assert_eq!([rewritten(), rewritten()], [1, 0]);
     world.clean();
 }
 

@@ -1,0 +1,222 @@
+//! What a mutation run found that no test noticed (see docs/testing.md), and that belongs to no other file: figures of a
+//! prune, the index of all packs, numbers that others take, locks that may not be had, open files.
+
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
+use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use backuptool::Error;
+use backuptool::object::HashAlgorithm;
+use backuptool::ops::prune::{self, PruneOptions};
+use backuptool::repo::WriterOptions;
+use backuptool::store::batch::SyncMethod;
+use backuptool::store::index::IndexFile;
+use backuptool::store::pack::PackName;
+use backuptool::store::staging::{RunInfo, Staging};
+use backuptool::store::{Backend, MemoryBackend, layout, refs};
+use jiff::Timestamp;
+
+use crate::support::cli;
+use crate::support::fault::FaultBackend;
+use crate::support::model::{Model, Source, noise};
+use crate::support::repos::{check, init, open, prune, prune_plan, prune_with, restored, take_with};
+
+const PACKED: WriterOptions = WriterOptions { sync: SyncMethod::Auto, loose_limit: 0, pack_size: 64 << 20 };
+const LOOSE: WriterOptions = WriterOptions { loose_limit: usize::MAX, ..PACKED };
+
+/// Files that do not compress.
+fn files(numbers: impl IntoIterator<Item = u64>) -> Model {
+    numbers.into_iter().fold(Model::default(), |model, number| model.file(&format!("{number}"), noise(number, 10_000)))
+}
+
+fn repository(snapshots: &[(Model, WriterOptions)]) -> MemoryBackend {
+    let memory = MemoryBackend::new();
+    init(memory.clone()).unwrap();
+    for (model, writing) in snapshots {
+        take_with(memory.clone(), Source::new(model.clone()).path(), *writing).unwrap();
+    }
+    memory
+}
+
+/// The bytes of everything that holds objects.
+fn stored(memory: &MemoryBackend) -> u64 {
+    let holds = |path: &String| path.starts_with("packs/") || path.starts_with("objects/");
+    memory.paths().into_iter().filter(holds).map(|path| memory.length(&path).unwrap()).sum()
+}
+
+fn packs(memory: &MemoryBackend) -> BTreeSet<PackName> {
+    memory.list(layout::PACKS).unwrap().iter().filter_map(|entry| layout::parse_pack(&entry.name)).collect()
+}
+
+#[test]
+fn what_a_prune_says_it_frees_is_what_is_lost() {
+    let [some, few, all] = [files(1..10), files(3..10), files(1..10).file("more", noise(50, 5_000))];
+    for (case, snapshots) in [
+        ("loose objects", vec![(all.clone(), LOOSE), (few.clone(), LOOSE)]),
+        ("whole packs", vec![(few.clone(), PACKED), (files(20..23), PACKED)]),
+        ("packs to rewrite", vec![(some.clone(), PACKED), (few.clone(), PACKED)]),
+        ("all of these", vec![(files(30..34), PACKED), (all, PACKED), (few, PACKED), (files(40..43), LOOSE)]),
+    ] {
+        let memory = repository(&snapshots);
+        let going: Vec<u64> = (1..snapshots.len() as u64).filter(|number| *number != 3).collect();
+        let before = stored(&memory);
+        let objects = check(memory.clone()).unwrap().objects;
+        let plan = prune_plan(memory.clone(), &going).unwrap();
+        let report = prune_with(memory.clone(), &going, PACKED).unwrap();
+        let lost = before - stored(&memory);
+        assert!(lost > 20_000, "{case}");
+        assert_eq!(report.bytes, lost, "{case}");
+        // Roughly: how well what stays compresses is not known before.
+        assert!(plan.bytes().abs_diff(lost) < 2_000, "{case}: {}, {lost}", plan.bytes());
+        let gone = objects - check(memory).unwrap().objects;
+        assert_eq!((plan.objects(), report.objects), (gone, gone), "{case}");
+    }
+}
+
+#[test]
+fn a_pack_that_has_just_as_much_that_is_dead_as_it_may_is_left_alone() {
+    // Of the content of the pack of blobs, a quarter.
+    let memory = repository(&[(files(0..4), PACKED), (files(0..3), PACKED)]);
+    let rewritten = |max_dead: u8| {
+        let options = PruneOptions { max_dead, ..PruneOptions::numbers(&[1]) };
+        let plan = prune::plan(&open(memory.clone()).unwrap(), &options).unwrap();
+        plan.rewrite.len()
+    };
+    assert_eq!([0, 24, 25, 26, 100].map(rewritten), [1, 1, 0, 0, 0]);
+}
+
+#[test]
+fn the_index_of_all_packs_is_written_where_packs_have_changed() {
+    let covered = |memory: &MemoryBackend| -> Option<BTreeSet<PackName>> {
+        let index = IndexFile::open(memory, HashAlgorithm::Blake3)?;
+        Some(index.packs().iter().map(|(name, _)| *name).collect())
+    };
+    // A pack goes as a whole, and none is new.
+    let memory = repository(&[(files(1..5), PACKED), (files(20..25), PACKED)]);
+
+    prune_with(memory.clone(), &[1], PACKED).unwrap();
+    assert_eq!(packs(&memory).len(), 2);
+    assert_eq!(covered(&memory), Some(packs(&memory)));
+    // Nothing changes.
+    memory.remove(layout::INDEX).unwrap();
+    prune_with(memory.clone(), &[], PACKED).unwrap();
+    assert_eq!(covered(&memory), None);
+    // A pack is rewritten.
+    let memory = repository(&[(files(1..5), PACKED), (files(1..4), PACKED)]);
+    let before = packs(&memory);
+    prune_with(memory.clone(), &[1], PACKED).unwrap();
+    assert_ne!(packs(&memory), before);
+    assert_eq!(covered(&memory), Some(packs(&memory)));
+    // The last one goes.
+    let memory = repository(&[(files(1..5), PACKED)]);
+    prune_with(memory.clone(), &[1], PACKED).unwrap();
+    assert_eq!((packs(&memory).len(), covered(&memory)), (0, None));
+}
+
+#[test]
+fn what_a_snapshot_says_it_stored_is_what_came() {
+    for writing in [PACKED, LOOSE] {
+        let memory = repository(&[(files(1..4), writing)]);
+        let before = stored(&memory);
+        let report = take_with(memory.clone(), Source::new(files(2..8)).path(), writing).unwrap();
+        assert_eq!(report.snapshot.added.stored, stored(&memory) - before);
+    }
+}
+
+#[test]
+fn packs_that_cannot_be_used_are_counted() {
+    let memory = repository(&[(files(1..4), PACKED), (files(2..8), PACKED)]);
+    let all = packs(&memory);
+    let cut = all.first().unwrap().path();
+    memory.set_contents(&cut, memory.contents(&cut).unwrap()[..100].to_vec()).unwrap();
+    let report = check(memory).unwrap();
+    assert_eq!((report.packs, report.damaged_packs.len()), (all.len() as u64, 1));
+}
+
+/// What is needed through something that is lost is not known, so nothing is called superfluous.
+#[test]
+fn nothing_is_said_to_be_unneeded_while_something_is_lost() {
+    let deep = |model: Model| model.file("dir/deep/one", *b"one").file("dir/two", *b"two");
+    let memory = repository(&[(deep(files(1..3)), LOOSE), (deep(files(5..6)), LOOSE)]);
+    let lost: Vec<String> = memory.paths().into_iter().filter(|path| path.starts_with("objects/")).collect();
+    for path in lost.iter().map(String::as_str).chain(["snapshots/1.json"]) {
+        let content = memory.contents(path).unwrap();
+        memory.set_contents(path, b"damaged".into()).unwrap();
+        let report = check(memory.clone()).unwrap();
+        assert!(!report.is_clean() && report.leftovers.unneeded == 0, "{path}: {report:?}");
+        memory.set_contents(path, content).unwrap();
+    }
+    assert!(check(memory.clone()).unwrap().is_clean());
+    memory.remove("snapshots/1.json").unwrap();
+    assert_ne!(check(memory).unwrap().leftovers.unneeded, 0);
+}
+
+#[test]
+fn a_number_that_another_process_takes_in_between_is_passed_over() {
+    let memory = repository(&[(files(1..3), PACKED)]);
+    let other = memory.contents("snapshots/1.json").unwrap();
+    let (below, taken) = (memory.clone(), AtomicU64::new(2));
+    // Two others come first, each time right before the ref gets its name.
+    let racing = FaultBackend::hooked(memory.clone(), move |operation, path| {
+        let number = taken.load(Ordering::Relaxed);
+        if operation == "publish_new" && path.ends_with(&format!("/ref-{number}")) && number < 4 {
+            below.set_contents(&format!("snapshots/{number}.json"), other.clone()).unwrap();
+            taken.store(number + 1, Ordering::Relaxed);
+        }
+        Ok(())
+    });
+    let source = Source::new(files(2..5));
+    assert_eq!(take_with(racing, source.path(), PACKED).unwrap().snapshot.number, 4);
+    assert_eq!(restored(memory.clone(), 4).unwrap(), files(2..5));
+    assert!(!memory.paths().iter().any(|path| path.starts_with("tmp/")), "{:?}", memory.paths());
+}
+
+#[test]
+fn a_ref_has_the_greatest_length_and_number_at_most() {
+    let memory = repository(&[]);
+    let info = RunInfo { host: "host".into(), pid: 1, command: "test".into(), start: Timestamp::UNIX_EPOCH };
+    let staging = Staging::begin(&memory, &info).unwrap();
+    let publish = |length: usize| refs::publish(&memory, &staging, &mut |_| vec![0; length]);
+    for length in [refs::MAX_REF + 1, 2 * refs::MAX_REF] {
+        assert!(matches!(publish(length), Err(Error::Refused { .. })), "{length}");
+    }
+    assert_eq!(publish(refs::MAX_REF).unwrap(), 1);
+    memory.set_contents(&format!("snapshots/{}.json", layout::MAX_NUMBER - 1), Vec::new()).unwrap();
+    assert_eq!(publish(10).unwrap(), layout::MAX_NUMBER);
+    assert!(matches!(publish(10), Err(Error::Refused { .. })));
+    assert_eq!(refs::list(&memory).unwrap().snapshots, [1, layout::MAX_NUMBER - 1, layout::MAX_NUMBER]);
+}
+
+#[test]
+fn a_lock_that_is_there_and_cannot_be_opened_is_not_done_without() {
+    let memory = repository(&[(files(1..3), PACKED)]);
+    let failing = |kind: ErrorKind| {
+        FaultBackend::hooked(memory.clone(), move |operation, path| {
+            if operation == "try_lock" && path == layout::LOCK { Err(kind.into()) } else { Ok(()) }
+        })
+    };
+    for kind in [ErrorKind::PermissionDenied, ErrorKind::ReadOnlyFilesystem, ErrorKind::StorageFull] {
+        assert_eq!(open(failing(kind)).unwrap_err().io_kind(), Some(kind));
+        assert_eq!(prune(failing(kind), &[1]).unwrap_err().io_kind(), Some(kind));
+    }
+    assert!(check(memory).unwrap().is_clean());
+}
+
+#[test]
+fn many_loose_objects_are_written_with_few_open_files() {
+    for sync in ["batch", "each"] {
+        let world = cli::World::new();
+        world.init(&[]);
+        for number in 0..400 {
+            cli::write(world.path(format!("src/{number}")), number.to_string());
+        }
+        let mut command = Command::new("sh");
+        command.current_dir(world.path("")).args(["-c", "ulimit -n 128; exec \"$@\"", "sh"]);
+        command.arg(env!("CARGO_BIN_EXE_backuptool")).args(["snapshot", "-r", "repo", "--loose-limit=100000"]);
+        command.args([&format!("--fsync={sync}"), "src"]);
+        cli::run(command).exits(0);
+        assert!(world.objects("repo").len() > 400);
+        world.clean();
+    }
+}
