@@ -33,6 +33,11 @@ fuzz target seconds="60":
     cargo +nightly fuzz run {{target}} fuzz/corpus/{{target}} fuzz/seeds/{{target}} -- \
         -max_total_time={{seconds}} -rss_limit_mb=1024 -malloc_limit_mb=64 -max_len=65536
 
+# Change the code in one place after the other and see whether a test notices; needs cargo-mutants: [--shard K/N] [-F NAME]
+[positional-arguments]
+mutants *rest:
+    PROPTEST_CASES=16 cargo mutants --shuffle "$@"
+
 # Time every step, beside other backup tools: V1 [V2] [--in-place] [--tools "…"] [--repeat N] [--markdown] [--dir DIR]
 [positional-arguments]
 bench-peers v1 *rest:
