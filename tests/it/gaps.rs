@@ -177,7 +177,7 @@ fn a_ref_has_the_greatest_length_and_number_at_most() {
     let memory = repository(&[]);
     let info = RunInfo { host: "host".into(), pid: 1, command: "test".into(), start: Timestamp::UNIX_EPOCH };
     let staging = Staging::begin(&memory, &info).unwrap();
-    let publish = |length: usize| refs::publish(&memory, &staging, &mut |_| vec![0; length]);
+    let publish = |length: usize| refs::publish(&memory, &staging, None, &mut |_| vec![0; length]);
     for length in [refs::MAX_REF + 1, 2 * refs::MAX_REF] {
         assert!(matches!(publish(length), Err(Error::Refused { .. })), "{length}");
     }
