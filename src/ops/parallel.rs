@@ -71,13 +71,13 @@ pub(super) struct Handles {
     pub(super) dirs: usize,
     /// The directories that are open one below the other.
     pub(super) depth: usize,
-    /// The directories that are opened before the walk comes to them.
+    /// The directories that may be open before the walk comes to them.
     pub(super) ahead: usize,
 }
 
 /// More directories in a group, and ahead of the walk, bring nothing.
 const MOST_DIRS: usize = 128;
-const MOST_AHEAD: usize = 32;
+const MOST_AHEAD: usize = 256;
 
 impl Handles {
     /// As many as keep so many threads busy, within what the process may have open.

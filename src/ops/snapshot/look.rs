@@ -1,7 +1,9 @@
 //! Looking at a source: what a directory has, and what its entries are.
 //!
 //! This is what a walk spends its time on, nearly all of it in the kernel. So it is cut into pieces that other threads
-//! may do before the walk comes to them: a directory that is not large, and a block of the entries of one that is.
+//! may do before the walk comes to them: some directories that stand side by side, with some of what is below them, and
+//! a block of the entries of a directory that is large. A piece takes about as long as a few hundred looks: much less is
+//! not worth handing over.
 
 use std::io;
 use std::ops::Range;
@@ -35,12 +37,49 @@ pub(super) struct Listed {
 
 /// A directory that was opened.
 pub(super) enum Opened {
-    /// The directory, and what the first of its entries are.
-    Dir(Listed, Vec<Look>),
+    /// The directory itself.
+    Dir(OpenedDir),
     /// The repository itself.
     Repository,
     /// The directory, which has more entries than were asked for.
     Large(SourceDir),
+}
+
+/// A directory that is not too large, or of which nothing more than the names was asked.
+pub(super) struct OpenedDir {
+    pub(super) listed: Listed,
+    /// What the first of its entries are.
+    pub(super) looks: Vec<Look>,
+    /// The first of its directories, as far as they were opened as well.
+    pub(super) dirs: Vec<OpenedAhead>,
+}
+
+/// A directory that was opened before the walk came to it.
+pub(super) struct OpenedAhead {
+    /// Its place among the entries of the one that it is in.
+    pub(super) place: usize,
+    pub(super) opened: Result<Opened>,
+    /// Held as long as it is open and the walk is not there yet.
+    _permit: Permit,
+}
+
+/// That one more directory may be held open.
+pub(super) type Permit = Arc<()>;
+
+/// A piece has so many directories side by side,
+pub(super) const BESIDE: usize = 8;
+/// so many in all, which have no more entries than this each,
+pub(super) const PIECE_DIRS: usize = 16;
+const MOST_ENTRIES: usize = 4 * BLOCK;
+/// and goes on as long as they have no more than this together,
+const PIECE_ENTRIES: usize = BLOCK;
+/// and no deeper than this.
+const PIECE_DEPTH: usize = 8;
+
+/// What is left of a piece.
+struct Allowance {
+    permits: Vec<Permit>,
+    entries: usize,
 }
 
 /// Where a walk does not go.
@@ -69,7 +108,54 @@ impl Bounds {
         let Some(entries) = entries else { return Ok(Opened::Large(dir)) };
         let listed = Listed::new(dir, entries);
         let looks = listed.look(0..BLOCK);
-        Ok(Opened::Dir(listed, looks))
+        Ok(Opened::Dir(OpenedDir { listed, looks, dirs: Vec::new() }))
+    }
+
+    /// Opens a piece: the directories at these places of one, and what is below them as long as there are permits. There
+    /// must be one for each place.
+    pub(super) fn open_piece(self, parent: &Listed, places: Range<usize>, permits: Vec<Permit>) -> Vec<OpenedAhead> {
+        let mut allowance = Allowance { permits, entries: PIECE_ENTRIES };
+        let mut piece = self.open_some(parent, places, &mut allowance, true);
+        self.open_below(&mut piece, &mut allowance, PIECE_DEPTH);
+        piece
+    }
+
+    /// Opens the directories at these places, as far as there are permits; if they must not be `all`, as long as they are
+    /// not too many entries.
+    fn open_some(
+        self,
+        parent: &Listed,
+        places: Range<usize>,
+        allowance: &mut Allowance,
+        all: bool,
+    ) -> Vec<OpenedAhead> {
+        let mut opened = Vec::new();
+        let mut from = places.start;
+        while let Some(place) = parent.entries.next_dir(from).filter(|place| *place < places.end)
+            && (all || allowance.entries > 0)
+            && let Some(entry) = parent.entries.get(place)
+            && let Some(permit) = allowance.permits.pop()
+        {
+            from = place + 1;
+            let dir = self.open(&parent.dir, &entry.name, MOST_ENTRIES);
+            if let Ok(Opened::Dir(dir)) = &dir {
+                allowance.entries = allowance.entries.saturating_sub(dir.listed.entries.len());
+            }
+            opened.push(OpenedAhead { place, opened: dir, _permit: permit });
+        }
+        opened
+    }
+
+    /// Opens what is below, in the order of the walk.
+    fn open_below(self, piece: &mut [OpenedAhead], allowance: &mut Allowance, deeper: usize) {
+        for ahead in piece {
+            if let Ok(Opened::Dir(dir)) = &mut ahead.opened
+                && deeper > 0
+            {
+                dir.dirs = self.open_some(&dir.listed, 0..dir.listed.entries.len(), allowance, false);
+                self.open_below(&mut dir.dirs, allowance, deeper - 1);
+            }
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 //! what they find is taken up in the order of the walk, so that nothing of it shows but the time.
 
 use std::collections::VecDeque;
+use std::iter::Peekable;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use std::vec;
 use rayon::ThreadPool;
 
 use super::compare::{KnownDir, KnownFile};
-use super::look::{BLOCK, Bounds, Listed, Look, Opened};
+use super::look::{BESIDE, BLOCK, Bounds, Listed, Look, Opened, OpenedAhead, OpenedDir, PIECE_DIRS, Permit};
 use crate::error::{Error, Result};
 use crate::fs::{Identity, SourceDir, SourceEntry, SourceKind, Stat};
 use crate::object::Name;
@@ -59,17 +60,21 @@ struct OpenDir {
     blocks: VecDeque<Ahead<Vec<Look>>>,
     /// Where that ends.
     looked_to: usize,
-    /// The directories that come next.
-    dirs: VecDeque<Ahead<Result<Opened>>>,
+    /// The directories that come next, as far as they are open.
+    dirs: Peekable<vec::IntoIter<OpenedAhead>>,
+    /// Those behind these, piece by piece.
+    pieces: VecDeque<Ahead<Vec<OpenedAhead>>>,
     /// Where those end.
     opened_to: usize,
 }
 
 impl OpenDir {
-    fn new(listed: Listed, looks: Vec<Look>) -> Self {
+    fn new(OpenedDir { listed, looks, dirs }: OpenedDir) -> Self {
         let looked_to = looks.len();
-        let (blocks, dirs) = (VecDeque::new(), VecDeque::new());
-        Self { listed, at: 0, looks: looks.into_iter(), blocks, looked_to, dirs, opened_to: 0 }
+        let opened_to = dirs.last().map_or(0, |last| last.place + 1);
+        let (blocks, pieces) = (VecDeque::new(), VecDeque::new());
+        let (looks, dirs) = (looks.into_iter(), dirs.into_iter().peekable());
+        Self { listed, at: 0, looks, blocks, looked_to, dirs, pieces, opened_to }
     }
 
     fn next_look(&mut self) -> Look {
@@ -90,13 +95,33 @@ impl OpenDir {
         self.looked_to = self.listed.entries.len().min(from + BLOCK);
         from..self.looked_to
     }
+
+    /// The directory at a place, if somebody has opened it.
+    fn opened(&mut self, place: usize) -> Option<Result<Opened>> {
+        if self.dirs.peek().is_none() && place < self.opened_to {
+            let piece = self.pieces.pop_front()?;
+            self.dirs = piece.finish().unwrap_or_default().into_iter().peekable();
+        }
+        self.dirs.next_if(|ahead| ahead.place == place).map(|ahead| ahead.opened)
+    }
+
+    /// The places of the next directories that nobody opens yet.
+    fn next_piece(&mut self) -> Option<Range<usize>> {
+        let entries = &self.listed.entries;
+        let first = entries.next_dir(self.opened_to.max(self.at))?;
+        let mut end = first + 1;
+        for _ in 1..BESIDE {
+            end = entries.next_dir(end).map_or(end, |next| next + 1);
+        }
+        self.opened_to = end;
+        Some(first..end)
+    }
 }
 
 /// So many blocks of the entries of a large directory are looked at ahead of the walk,
 const BLOCKS_AHEAD: usize = 4;
-/// and so many directories of each that it is in, if they have no more entries than this.
-const DIRS_AHEAD: usize = 8;
-const MOST_AHEAD: usize = 4 * BLOCK;
+/// and so many pieces of the directories of each that it is in.
+const PIECES_AHEAD: usize = 2;
 
 /// A walk in progress.
 pub(in crate::ops) struct Walk<'t> {
@@ -106,8 +131,8 @@ pub(in crate::ops) struct Walk<'t> {
     handles: Handles,
     /// Who may look ahead.
     threads: Option<&'t ThreadPool>,
-    /// How many directories are ahead.
-    ahead: usize,
+    /// Of which there is one more for each directory that is held open ahead.
+    permit: Permit,
 }
 
 impl<'t> Walk<'t> {
@@ -123,8 +148,9 @@ impl<'t> Walk<'t> {
         let top = Arc::new(SourceDir::open(source)?);
         let only_device = if one_file_system { Some(top.identity()?.device()) } else { None };
         let listed = Listed { dir: Arc::clone(&top), entries: Arc::new(top.list()?) };
-        let stack = vec![OpenDir::new(listed, Vec::new())];
-        let mut walk = Self { stack, top, bounds: Bounds { repository, only_device }, handles, threads, ahead: 0 };
+        let stack = vec![OpenDir::new(OpenedDir { listed, looks: Vec::new(), dirs: Vec::new() })];
+        let bounds = Bounds { repository, only_device };
+        let mut walk = Self { stack, top, bounds, handles, threads, permit: Permit::default() };
         walk.look_ahead();
         Ok(walk)
     }
@@ -141,38 +167,32 @@ impl<'t> Walk<'t> {
             let (listed, block) = (open.listed.clone(), open.next_block());
             open.blocks.push_back(Ahead::offer(threads, move || listed.look(block)));
         }
-        while open.dirs.len() < DIRS_AHEAD && self.ahead < self.handles.ahead {
-            open.opened_to = open.opened_to.max(open.at);
-            let next = open.listed.entries.next_dir(open.opened_to);
-            open.opened_to = next.map_or(open.listed.entries.len(), |next| next + 1);
-            let Some(entry) = next.and_then(|next| open.listed.entries.get(next)) else { return };
-            let (bounds, parent) = (self.bounds, Arc::clone(&open.listed.dir));
-            open.dirs.push_back(Ahead::offer(threads, move || bounds.open(&parent, &entry.name, MOST_AHEAD)));
-            self.ahead += 1;
+        while open.pieces.len() < PIECES_AHEAD && Arc::strong_count(&self.permit) + PIECE_DIRS <= self.handles.ahead + 1
+        {
+            let Some(places) = open.next_piece() else { return };
+            let (bounds, listed, permits) =
+                (self.bounds, open.listed.clone(), vec![Arc::clone(&self.permit); PIECE_DIRS]);
+            open.pieces.push_back(Ahead::offer(threads, move || bounds.open_piece(&listed, places, permits)));
         }
     }
 
-    /// Enters a directory, which may have been opened ahead.
-    fn enter(&mut self, parent: &SourceDir, name: Name, ahead: Option<Ahead<Result<Opened>>>) -> Event {
+    /// Enters a directory, which may be open.
+    fn enter(&mut self, parent: &SourceDir, name: Name, opened: Option<Result<Opened>>) -> Event {
         if self.stack.len() >= self.handles.depth {
             return Event::Failed(too_deep("open the directory", &parent.path_of(&name)));
         }
-        let opened = match ahead.map(Ahead::finish) {
-            Some(None) => Err(lost_worker()),
-            Some(Some(opened)) => opened,
-            None => self.bounds.open(parent, &name, usize::MAX),
-        };
+        let opened = opened.unwrap_or_else(|| self.bounds.open(parent, &name, usize::MAX));
         let dir = opened.and_then(|opened| match opened {
             Opened::Repository => Ok(None),
-            Opened::Dir(listed, looks) => Ok(Some(OpenDir::new(listed, looks))),
+            Opened::Dir(dir) => Ok(Some(dir)),
             Opened::Large(dir) => {
                 let entries = dir.list()?;
-                Ok(Some(OpenDir::new(Listed::new(dir, entries), Vec::new())))
+                Ok(Some(OpenedDir { listed: Listed::new(dir, entries), looks: Vec::new(), dirs: Vec::new() }))
             }
         });
         match dir {
             Ok(Some(dir)) => {
-                self.stack.push(dir);
+                self.stack.push(OpenDir::new(dir));
                 self.look_ahead();
                 Event::Enter(name)
             }
@@ -197,14 +217,12 @@ impl Iterator for Walk<'_> {
         open.at += 1;
         let dir = Arc::clone(&open.listed.dir);
         let look = open.next_look();
-        let is_ahead = kind == SourceKind::Dir && place < open.opened_to;
-        let ahead = if is_ahead { open.dirs.pop_front() } else { None };
-        self.ahead -= usize::from(ahead.is_some());
+        let opened = if kind == SourceKind::Dir { open.opened(place) } else { None };
         if open.at % BLOCK == 0 {
             self.look_ahead();
         }
         Some(match look {
-            Look::Dir => self.enter(&dir, name, ahead),
+            Look::Dir => self.enter(&dir, name, opened),
             Look::File(stat) => Event::File(FileToRead { dir, name, stat }),
             Look::Symlink(target) => Event::Symlink(name, target),
             Look::Special => Event::Special,
@@ -255,7 +273,7 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let top = scratch.path().join("top");
         // Directories of every size that is dealt with apart, one below and beside the other.
-        let sizes = [0, 1, 9, BLOCK - 1, BLOCK, BLOCK + 1, MOST_AHEAD, MOST_AHEAD + 1, 6 * BLOCK + 7];
+        let sizes = [0, 1, 9, BLOCK - 1, BLOCK, BLOCK + 1, 4 * BLOCK, 4 * BLOCK + 1, 6 * BLOCK + 7];
         for (number, size) in sizes.into_iter().enumerate() {
             let dir = top.join(format!("{number}/{size}"));
             fs::create_dir_all(&dir).unwrap();
@@ -275,7 +293,7 @@ mod tests {
         assert_eq!(expected.matches("nested deeper").count(), 1);
         for threads in [1, 3] {
             let threads = pool(NonZero::new(threads).unwrap()).unwrap();
-            for ahead in [0, 1, 5, 32] {
+            for ahead in [0, PIECE_DIRS, 3 * PIECE_DIRS, 256] {
                 assert!(all(&top, ahead, Some(&threads)) == expected, "{ahead} ahead");
             }
         }
