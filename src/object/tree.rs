@@ -274,17 +274,32 @@ fn write_piece(piece: &Piece, out: &mut Vec<u8>) {
     out.extend_from_slice(b"}\n");
 }
 
+fn write_key(key: &str, out: &mut Vec<u8>) {
+    for part in [",\"", key, "\":"] {
+        out.extend_from_slice(part.as_bytes());
+    }
+}
+
 fn write_number(key: &str, value: u64, out: &mut Vec<u8>) {
-    out.extend_from_slice(format!(",\"{key}\":{value}").as_bytes());
+    write_key(key, out);
+    out.extend_from_slice(value.to_string().as_bytes());
 }
 
 fn write_id(key: &str, id: ObjectId, out: &mut Vec<u8>) {
-    out.extend_from_slice(format!(",\"{key}\":\"{id}\"").as_bytes());
+    write_key(key, out);
+    out.push(b'"');
+    out.extend_from_slice(&id.hex_digits());
+    out.push(b'"');
 }
 
 /// Text as a JSON string with the escapes of `serde_json`; other bytes as hex under another key.
 fn write_bytes(key: &str, bytes: &[u8], out: &mut Vec<u8>) {
     match str::from_utf8(bytes) {
+        Ok(text) if bytes.iter().all(|byte| *byte >= b' ' && !matches!(byte, b'"' | b'\\')) => {
+            for part in ["\"", key, "\":\"", text, "\""] {
+                out.extend_from_slice(part.as_bytes());
+            }
+        }
         Ok(text) => {
             out.extend_from_slice(format!("\"{key}\":{}", serde_json::Value::from(text)).as_bytes());
         }

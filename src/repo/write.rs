@@ -470,12 +470,18 @@ impl<'w, 'r> Appender<'w, 'r> {
 
     /// Stores an object unless it is there, and returns its name.
     pub fn store(&mut self, content: &[u8]) -> Result<ObjectId> {
+        self.store_checked(content, |_| Ok(()))
+    }
+
+    /// The same, but what is not stored yet must pass a check first.
+    fn store_checked(&mut self, content: &[u8], check: impl FnOnce(&[u8]) -> Result<()>) -> Result<ObjectId> {
         let writer = self.writer;
         writer.repo.go_on()?;
         let id = writer.name(content);
         if !writer.is_wanted(id, content)? {
             return Ok(id);
         }
+        check(content)?;
         if content.len() > writer.repo.max_object() {
             return Err(Error::refused(
                 format!("store an object of {} bytes", content.len()),
@@ -493,14 +499,14 @@ impl<'w, 'r> Appender<'w, 'r> {
 
     /// Stores a tree object. It is decoded first: what could not be read back must not be written.
     pub fn store_tree(&mut self, piece: &[u8]) -> Result<ObjectId> {
-        match Tree::decode(piece) {
-            Ok(_) => self.store(piece),
+        self.store_checked(piece, |piece| match Tree::decode(piece) {
+            Ok(_) => Ok(()),
             Err(error) => Err(Error::refused(
                 "store a directory",
                 format!("its tree would not be valid ({error})"),
                 "this is an error in the program; please report it",
             )),
-        }
+        })
     }
 
     fn push(&mut self, id: ObjectId, content: &[u8]) -> Result<()> {

@@ -77,23 +77,19 @@ impl OpenDir {
         Self { listed, at: 0, looks, blocks, looked_to, dirs, pieces, opened_to }
     }
 
-    fn next_look(&mut self) -> Look {
+    /// What the entry at a place is. To be asked for each place in turn.
+    fn look(&mut self, place: usize) -> Look {
         if self.looks.as_slice().is_empty() {
-            let looks = if let Some(block) = self.blocks.pop_front() {
-                block.finish().unwrap_or_default()
-            } else {
-                let block = self.next_block();
-                self.listed.look(block)
-            };
-            self.looks = looks.into_iter();
+            let block = self.block(place);
+            let ahead = self.blocks.pop_front().and_then(Ahead::finish).filter(|looks| looks.len() == block.len());
+            self.looked_to = self.looked_to.max(block.end);
+            self.looks = ahead.unwrap_or_else(|| self.listed.look(block)).into_iter();
         }
         self.looks.next().unwrap_or_else(|| Look::Failed(lost_worker()))
     }
 
-    fn next_block(&mut self) -> Range<usize> {
-        let from = self.looked_to;
-        self.looked_to = self.listed.entries.len().min(from + BLOCK);
-        from..self.looked_to
+    fn block(&self, from: usize) -> Range<usize> {
+        from..self.listed.entries.len().min(from + BLOCK)
     }
 
     /// The directory at a place, if somebody has opened it.
@@ -108,13 +104,13 @@ impl OpenDir {
     /// The places of the next directories that nobody opens yet.
     fn next_piece(&mut self) -> Option<Range<usize>> {
         let entries = &self.listed.entries;
-        let first = entries.next_dir(self.opened_to.max(self.at))?;
-        let mut end = first + 1;
+        let first = entries.next_dir(self.opened_to.max(self.at));
+        let mut end = first.map_or(entries.len(), |first| first + 1);
         for _ in 1..BESIDE {
             end = entries.next_dir(end).map_or(end, |next| next + 1);
         }
         self.opened_to = end;
-        Some(first..end)
+        first.map(|first| first..end)
     }
 }
 
@@ -164,7 +160,8 @@ impl<'t> Walk<'t> {
     fn look_ahead(&mut self) {
         let (Some(threads), Some(open)) = (self.threads, self.stack.last_mut()) else { return };
         while open.blocks.len() < BLOCKS_AHEAD && open.looked_to < open.listed.entries.len() {
-            let (listed, block) = (open.listed.clone(), open.next_block());
+            let (listed, block) = (open.listed.clone(), open.block(open.looked_to));
+            open.looked_to = block.end;
             open.blocks.push_back(Ahead::offer(threads, move || listed.look(block)));
         }
         while open.pieces.len() < PIECES_AHEAD && Arc::strong_count(&self.permit) + PIECE_DIRS <= self.handles.ahead + 1
@@ -216,7 +213,7 @@ impl Iterator for Walk<'_> {
         };
         open.at += 1;
         let dir = Arc::clone(&open.listed.dir);
-        let look = open.next_look();
+        let look = open.look(place);
         let opened = if kind == SourceKind::Dir { open.opened(place) } else { None };
         if open.at % BLOCK == 0 {
             self.look_ahead();
