@@ -47,7 +47,7 @@ impl<T: Send + 'static> Ahead<T> {
         Self { work, result }
     }
 
-    /// The result. Nothing if the thread that began has ended in a panic.
+    /// The result. Nothing if the thread that began it is gone, which takes a panic; and that ends the program.
     pub(super) fn finish(self) -> Option<T> {
         match begin(&self.work) {
             Some(work) => Some(work()),

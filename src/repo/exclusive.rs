@@ -309,9 +309,8 @@ impl ExclusiveRepository {
     /// Removes what removed snapshots and writers that died have left. `own` is this process's staging directory.
     pub fn remove_leftovers(&self, own: Option<&Staging<'_>>) -> Result<()> {
         refs::sweep(self.repo.backend())?;
-        self.repo.sweep_seen()?;
         staging::remove_all_but(self.repo.backend(), own)?;
-        Ok(())
+        self.repo.sweep_seen()
     }
 
     /// Writes the index of all packs anew. What the one that is there says of packs that are still there is taken over,

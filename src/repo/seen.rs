@@ -279,6 +279,10 @@ impl SeenReader {
     }
 
     fn next_block(&mut self) -> Option<()> {
+        // Should anything be wrong with it, there is nothing more.
+        self.block.clear();
+        self.ids.clear();
+        (self.at, self.id_at) = (0, 0);
         let mut head = [0; BLOCK_HEAD];
         if self.file.read_at(self.offset, &mut head).ok()? != BLOCK_HEAD {
             return None;
@@ -286,9 +290,11 @@ impl SeenReader {
         let (lengths, expected) = head.split_at(BLOCK_HEAD - ID_LEN);
         let mut lengths = Record { bytes: lengths, ids: &[] };
         let (ids, frame) = (lengths.u32()? as usize, lengths.u32()? as usize);
+        if ids > LONGEST_BLOCK || frame > codec::max_frame(LONGEST_BLOCK) {
+            return None;
+        }
         let after = self.offset + (BLOCK_HEAD + ids + frame) as u64;
-        let is_sound = ids <= LONGEST_BLOCK && frame <= codec::max_frame(LONGEST_BLOCK);
-        if !is_sound || after > self.file.length() - FOOTER as u64 {
+        if after > self.file.length() - FOOTER as u64 {
             return None;
         }
         self.ids.resize(ids, 0);
@@ -304,7 +310,7 @@ impl SeenReader {
             return None;
         }
         self.block = codec::decompress_into(&self.frame, LONGEST_BLOCK, mem::take(&mut self.block)).ok()?;
-        (self.last, self.offset, self.at, self.id_at) = (check, after, 0, 0);
+        (self.last, self.offset) = (check, after);
         Some(())
     }
 }

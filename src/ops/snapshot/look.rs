@@ -58,7 +58,7 @@ pub(super) struct OpenedDir {
 pub(super) struct OpenedAhead {
     /// Its place among the entries of the one that it is in.
     pub(super) place: usize,
-    pub(super) opened: Result<Opened>,
+    pub(super) opened: Opened,
     /// Held as long as it is open and the walk is not there yet.
     _permit: Permit,
 }
@@ -121,7 +121,7 @@ impl Bounds {
     }
 
     /// Opens the directories at these places, as far as there are permits; if they must not be `all`, as long as they are
-    /// not too many entries.
+    /// not too many entries. One that could not be opened is left to the walk: it may be that too many are open now.
     fn open_some(
         self,
         parent: &Listed,
@@ -137,8 +137,8 @@ impl Bounds {
             && let Some(permit) = allowance.permits.pop()
         {
             from = place + 1;
-            let dir = self.open(&parent.dir, &entry.name, MOST_ENTRIES);
-            if let Ok(Opened::Dir(dir)) = &dir {
+            let Ok(dir) = self.open(&parent.dir, &entry.name, MOST_ENTRIES) else { continue };
+            if let Opened::Dir(dir) = &dir {
                 allowance.entries = allowance.entries.saturating_sub(dir.listed.entries.len());
             }
             opened.push(OpenedAhead { place, opened: dir, _permit: permit });
@@ -149,7 +149,7 @@ impl Bounds {
     /// Opens what is below, in the order of the walk.
     fn open_below(self, piece: &mut [OpenedAhead], allowance: &mut Allowance, deeper: usize) {
         for ahead in piece {
-            if let Ok(Opened::Dir(dir)) = &mut ahead.opened
+            if let Opened::Dir(dir) = &mut ahead.opened
                 && deeper > 0
             {
                 dir.dirs = self.open_some(&dir.listed, 0..dir.listed.entries.len(), allowance, false);

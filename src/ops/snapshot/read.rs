@@ -109,7 +109,8 @@ struct Reading {
     unchanged: bool,
 }
 
-/// Reads the file once. The first time, what the walk saw counts as the look before.
+/// Reads the file once. The first time, what the walk saw counts as the look before; but not of a large file, which is
+/// costly to read again if it has changed in between.
 fn read_once(
     blobs: &mut Appender<'_, '_>,
     reader: &Reader,
@@ -117,7 +118,8 @@ fn read_once(
     first: bool,
 ) -> Result<Reading, Failure> {
     let mut source = file.dir.open_file(&file.name).map_err(Failure::Source)?;
-    let before = if first { file.stat } else { source.stat().map_err(Failure::Source)? };
+    let is_small = file.stat.size <= reader.chunker.sizes().whole_file() as u64;
+    let before = if first && is_small { file.stat } else { source.stat().map_err(Failure::Source)? };
     let (size, content) = read_content(blobs, reader, &mut source, before)?;
     let after = source.stat().map_err(Failure::Source)?;
     if after.kind != SourceKind::File {

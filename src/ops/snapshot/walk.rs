@@ -93,7 +93,7 @@ impl OpenDir {
     }
 
     /// The directory at a place, if somebody has opened it.
-    fn opened(&mut self, place: usize) -> Option<Result<Opened>> {
+    fn opened(&mut self, place: usize) -> Option<Opened> {
         if self.dirs.peek().is_none() && place < self.opened_to {
             let piece = self.pieces.pop_front()?;
             self.dirs = piece.finish().unwrap_or_default().into_iter().peekable();
@@ -174,11 +174,11 @@ impl<'t> Walk<'t> {
     }
 
     /// Enters a directory, which may be open.
-    fn enter(&mut self, parent: &SourceDir, name: Name, opened: Option<Result<Opened>>) -> Event {
+    fn enter(&mut self, parent: &SourceDir, name: Name, opened: Option<Opened>) -> Event {
         if self.stack.len() >= self.handles.depth {
             return Event::Failed(too_deep("open the directory", &parent.path_of(&name)));
         }
-        let opened = opened.unwrap_or_else(|| self.bounds.open(parent, &name, usize::MAX));
+        let opened = opened.map_or_else(|| self.bounds.open(parent, &name, usize::MAX), Ok);
         let dir = opened.and_then(|opened| match opened {
             Opened::Repository => Ok(None),
             Opened::Dir(dir) => Ok(Some(dir)),
