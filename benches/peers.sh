@@ -29,11 +29,6 @@ here=$(dirname -- "$(realpath -- "$0")")
 # shellcheck source-path=SCRIPTDIR source=place.sh
 . "$here/place.sh"
 
-usage() {
-    sed -n 's/^#   benches/usage: benches/p' "$here/peers.sh" >&2
-    exit 2
-}
-
 versions=()
 tools="backuptool restic borg rustic bupstash conserve tar cp"
 repeat=1

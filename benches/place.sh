@@ -25,6 +25,12 @@ cleanup() {
 trap cleanup EXIT
 trap 'exit 141' PIPE # else nothing is cleaned up after `| head`
 
+# The lines of the script's head that say how to call it.
+usage() {
+    sed -n 's/^#   benches/usage: benches/p' "$here/${0##*/}" >&2
+    exit 2
+}
+
 die() {
     echo "$0: $*" >&2
     exit 1

@@ -34,11 +34,6 @@ here=$(dirname -- "$(realpath -- "$0")")
 # shellcheck source-path=SCRIPTDIR source=place.sh
 . "$here/place.sh"
 
-usage() {
-    sed -n 's/^#   benches/usage: benches/p' "$0" >&2
-    exit 2
-}
-
 parts=()
 most_files=1000000
 file_mib=10240
@@ -265,28 +260,28 @@ report_trees() {
     } | table "What that takes"
 }
 
-report_directory() {
-    local size step
-    size=$(sizes directory)
+# A part that has one size: its steps below each other, each with its name after a colon.
+report_steps() { # PART TITLE HEAD STEP:NAME...
+    local part=$1 title=$2 head=$3 size step
+    shift 3
+    size=$(sizes "$part")
     {
-        printf '%d files in one directory\tseconds\tpeak, MiB\tstored, MiB\n' "$size"
-        for step in first unchanged one restore; do
-            printf '%s\t%s\t%s\t%s\n' "${step/#one/one more}" "$(figure directory "$size" "$step" wall)" \
-                "$(figure directory "$size" "$step" memory)" "$(mib "$(figure directory "$size" "$step" stored)")"
+        printf '%d %s\tseconds\tpeak, MiB\tstored, MiB\n' "$size" "$head"
+        for step; do
+            printf '%s\t%s\t%s\t%s\n' "${step#*:}" "$(figure "$part" "$size" "${step%%:*}" wall)" \
+                "$(figure "$part" "$size" "${step%%:*}" memory)" \
+                "$(mib "$(figure "$part" "$size" "${step%%:*}" stored)")"
         done
-    } | table "One directory"
+    } | table "$title"
+}
+
+report_directory() {
+    report_steps directory "One directory" "files in one directory" first:first unchanged:unchanged "one:one more" \
+        restore:restore
 }
 
 report_file() {
-    local size step
-    size=$(sizes file)
-    {
-        printf '%d MiB\tseconds\tpeak, MiB\tstored, MiB\n' "$size"
-        for step in b3sum first unchanged writes; do
-            printf '%s\t%s\t%s\t%s\n' "${step/#writes/100 writes of 4 KiB}" "$(figure file "$size" "$step" wall)" \
-                "$(figure file "$size" "$step" memory)" "$(mib "$(figure file "$size" "$step" stored)")"
-        done
-    } | table "One file"
+    report_steps file "One file" MiB b3sum:b3sum first:first unchanged:unchanged "writes:100 writes of 4 KiB"
 }
 
 report_snapshots() {
