@@ -41,11 +41,9 @@ pub(super) enum Opened {
     Dir(OpenedDir),
     /// The repository itself.
     Repository,
-    /// The directory, which has more entries than were asked for.
-    Large(SourceDir),
 }
 
-/// A directory that is not too large, or of which nothing more than the names was asked.
+/// An open directory, and what was found in it.
 pub(super) struct OpenedDir {
     pub(super) listed: Listed,
     /// What the first of its entries are.
@@ -92,23 +90,31 @@ pub(super) struct Bounds {
 }
 
 impl Bounds {
-    /// Opens and lists a directory, if it has no more than `most` entries, and looks at the first of them.
-    pub(super) fn open(self, parent: &SourceDir, name: &Name, most: usize) -> Result<Opened> {
+    /// Opens and lists a directory, and looks at the first of its entries.
+    pub(super) fn open(self, parent: &SourceDir, name: &Name) -> Result<Opened> {
+        let Some((dir, is_elsewhere)) = self.open_dir(parent, name)? else { return Ok(Opened::Repository) };
+        let entries = if is_elsewhere { DirListing::default() } else { dir.list()? };
+        Ok(Opened::Dir(OpenedDir::new(Arc::new(dir), entries)))
+    }
+
+    /// The same, ahead of the walk. One that is large is left to the walk, and one that could not be opened: it may be that
+    /// too many are open now.
+    fn open_ahead(self, parent: &SourceDir, name: &Name) -> Option<Opened> {
+        let Some((dir, is_elsewhere)) = self.open_dir(parent, name).ok()? else { return Some(Opened::Repository) };
+        let entries = if is_elsewhere { DirListing::default() } else { dir.list_at_most(MOST_ENTRIES).ok()?? };
+        Some(Opened::Dir(OpenedDir::new(Arc::new(dir), entries)))
+    }
+
+    /// Opens a directory, unless it is the repository. Where another file system is mounted that the walk does not go to
+    /// there is a directory, and that is all.
+    fn open_dir(self, parent: &SourceDir, name: &Name) -> Result<Option<(SourceDir, bool)>> {
         let dir = parent.open_dir(name)?;
-        let mut is_elsewhere = false;
-        if self.repository.is_some() || self.only_device.is_some() {
-            let identity = dir.identity()?;
-            if Some(identity) == self.repository {
-                return Ok(Opened::Repository);
-            }
-            is_elsewhere = self.only_device.is_some_and(|device| device != identity.device());
+        if self.repository.is_none() && self.only_device.is_none() {
+            return Ok(Some((dir, false)));
         }
-        // Where another file system is mounted there is a directory, and that is all.
-        let entries = if is_elsewhere { Some(DirListing::default()) } else { dir.list_at_most(most)? };
-        let Some(entries) = entries else { return Ok(Opened::Large(dir)) };
-        let listed = Listed::new(dir, entries);
-        let looks = listed.look(0..BLOCK);
-        Ok(Opened::Dir(OpenedDir { listed, looks, dirs: Vec::new() }))
+        let identity = dir.identity()?;
+        let is_elsewhere = self.only_device.is_some_and(|device| device != identity.device());
+        Ok((Some(identity) != self.repository).then_some((dir, is_elsewhere)))
     }
 
     /// Opens a piece: the directories at these places of one, and what is below them as long as there are permits. There
@@ -120,8 +126,8 @@ impl Bounds {
         piece
     }
 
-    /// Opens the directories at these places, as far as there are permits; if they must not be `all`, as long as they are
-    /// not too many entries. One that could not be opened is left to the walk: it may be that too many are open now.
+    /// Opens the directories at these places, as far as there are permits; if they must not be `all`, as long as they have
+    /// not too many entries.
     fn open_some(
         self,
         parent: &Listed,
@@ -137,7 +143,7 @@ impl Bounds {
             && let Some(permit) = allowance.permits.pop()
         {
             from = place + 1;
-            let Ok(dir) = self.open(&parent.dir, &entry.name, MOST_ENTRIES) else { continue };
+            let Some(dir) = self.open_ahead(&parent.dir, &entry.name) else { continue };
             if let Opened::Dir(dir) = &dir {
                 allowance.entries = allowance.entries.saturating_sub(dir.listed.entries.len());
             }
@@ -159,11 +165,15 @@ impl Bounds {
     }
 }
 
-impl Listed {
-    pub(super) fn new(dir: SourceDir, entries: DirListing) -> Self {
-        Self { dir: Arc::new(dir), entries: Arc::new(entries) }
+impl OpenedDir {
+    /// Looks at the first of the entries of a directory.
+    pub(super) fn new(dir: Arc<SourceDir>, entries: DirListing) -> Self {
+        let listed = Listed { dir, entries: Arc::new(entries) };
+        Self { looks: listed.look(0..BLOCK), listed, dirs: Vec::new() }
     }
+}
 
+impl Listed {
     /// What the entries at these places are, as far as there are so many.
     pub(super) fn look(&self, places: Range<usize>) -> Vec<Look> {
         let places = places.start..places.end.min(self.entries.len());

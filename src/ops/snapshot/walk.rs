@@ -143,8 +143,7 @@ impl<'t> Walk<'t> {
     ) -> Result<Self> {
         let top = Arc::new(SourceDir::open(source)?);
         let only_device = if one_file_system { Some(top.identity()?.device()) } else { None };
-        let listed = Listed { dir: Arc::clone(&top), entries: Arc::new(top.list()?) };
-        let stack = vec![OpenDir::new(OpenedDir { listed, looks: Vec::new(), dirs: Vec::new() })];
+        let stack = vec![OpenDir::new(OpenedDir::new(Arc::clone(&top), top.list()?))];
         let bounds = Bounds { repository, only_device };
         let mut walk = Self { stack, top, bounds, handles, threads, permit: Permit::default() };
         walk.look_ahead();
@@ -178,22 +177,13 @@ impl<'t> Walk<'t> {
         if self.stack.len() >= self.handles.depth {
             return Event::Failed(too_deep("open the directory", &parent.path_of(&name)));
         }
-        let opened = opened.map_or_else(|| self.bounds.open(parent, &name, usize::MAX), Ok);
-        let dir = opened.and_then(|opened| match opened {
-            Opened::Repository => Ok(None),
-            Opened::Dir(dir) => Ok(Some(dir)),
-            Opened::Large(dir) => {
-                let entries = dir.list()?;
-                Ok(Some(OpenedDir { listed: Listed::new(dir, entries), looks: Vec::new(), dirs: Vec::new() }))
-            }
-        });
-        match dir {
-            Ok(Some(dir)) => {
+        match opened.map_or_else(|| self.bounds.open(parent, &name), Ok) {
+            Ok(Opened::Dir(dir)) => {
                 self.stack.push(OpenDir::new(dir));
                 self.look_ahead();
                 Event::Enter(name)
             }
-            Ok(None) => Event::Repository,
+            Ok(Opened::Repository) => Event::Repository,
             Err(error) => Event::Failed(error),
         }
     }
