@@ -426,7 +426,7 @@ fn parse_part(text: &str) -> Result<Part, String> {
     part.ok_or_else(|| "a part is a number and how many parts there are: 1/10, 2/10, …, 10/10".into())
 }
 
-/// Reads `90`, `90s`, `5m`, `1h`, `30d`, `4w`.
+/// Reads `90`, `90s`, `5m`, `1h`.
 fn parse_duration(text: &str) -> Result<Duration, String> {
     let digits = text.trim_end_matches(['s', 'm', 'h']);
     let factor = match &text[digits.len()..] {

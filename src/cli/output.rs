@@ -16,6 +16,11 @@ pub(super) fn print(text: &str) -> Result<()> {
     }
 }
 
+/// Lines as a text, each of which ends.
+pub(super) fn text_of(lines: &[String]) -> String {
+    lines.iter().flat_map(|line| [line, "\n"]).collect()
+}
+
 /// Prints one JSON line on standard output.
 pub(super) fn print_json(value: &Value) -> Result<()> {
     print(&format!("{value}\n"))

@@ -61,8 +61,8 @@ struct Requirements {
 /// documents, so what they say is not copied on the way.
 pub(super) fn open<T: DeserializeOwned>(hash: HashAlgorithm, bytes: &[u8]) -> Result<T, DocumentError> {
     let text = str::from_utf8(bytes).map_err(DocumentError::damaged)?;
-    let (before, line, after) = around_mark(text).ok_or_else(|| DocumentError::damaged("it has no checksum line"))?;
-    let written = checksum_of_line(line).ok_or_else(|| DocumentError::damaged("it has no checksum line"))?;
+    let marked = around_mark(text).and_then(|(before, line, after)| Some((before, checksum_of_line(line)?, after)));
+    let (before, written, after) = marked.ok_or_else(|| DocumentError::damaged("it has no checksum line"))?;
     let mut hasher = hash.hasher();
     hasher.update(before.as_bytes());
     hasher.update(after.as_bytes());

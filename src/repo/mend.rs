@@ -13,7 +13,7 @@
 
 use std::sync::Arc;
 
-use super::{Repacker, Repository, Session, WriterOptions, begin_staging, lock};
+use super::{Repacker, Repository, Session, WriterOptions, begin_writing, lock};
 use crate::error::{Error, Result};
 use crate::object::{Config, DocumentError, ObjectId, Snapshot};
 use crate::store::batch::Batch;
@@ -40,8 +40,7 @@ impl<'r> Mender<'r> {
         session: &Session<'_>,
         options: WriterOptions,
     ) -> Result<Self> {
-        staging::remove_abandoned(repo.backend())?;
-        let staging = Arc::new(begin_staging(repo.backend(), session)?);
+        let staging = begin_writing(repo.backend(), session)?;
         Ok(Self { repo, lock, staging, options })
     }
 

@@ -53,7 +53,7 @@ use crate::object::{Config, DocumentError, HashAlgorithm, ListId, MAX_OBJECT, Tr
 use crate::progress::{Interruption, Progress};
 use crate::store::loose::ReadRules;
 use crate::store::packs::Packs;
-use crate::store::staging::{RunInfo, Staging};
+use crate::store::staging::{self, RunInfo, Staging};
 use crate::store::{Backend, LocalBackend, layout};
 
 /// Who is at work, and how patiently.
@@ -118,6 +118,13 @@ fn make_dirs(backend: &dyn Backend) -> Result<()> {
 fn begin_staging<'b>(backend: &'b dyn Backend, session: &Session<'_>) -> Result<Staging<'b>> {
     make_dirs(backend)?;
     Staging::begin(backend, &session.info())
+}
+
+/// The same, for who writes objects: first goes what writers that died have left, which may give back the space that the
+/// next step needs.
+fn begin_writing<'b>(backend: &'b dyn Backend, session: &Session<'_>) -> Result<Arc<Staging<'b>>> {
+    staging::remove_abandoned(backend)?;
+    begin_staging(backend, session).map(Arc::new)
 }
 
 fn interruptible(backend: Arc<dyn Backend>, session: &Session<'_>) -> Arc<dyn Backend> {

@@ -197,13 +197,9 @@ impl Repository {
         if candidates.is_empty() {
             return Ok(None);
         }
-        for number in self.refs()?.snapshots.into_iter().rev() {
-            let Ok(snapshot) = self.read_snapshot(number) else { continue };
-            if let Some(at) = candidates.iter().position(|candidate| candidate.tree == snapshot.tree) {
-                return Ok(Some(candidates.swap_remove(at)));
-            }
-        }
-        Ok(None)
+        let newest = self.newest(|snapshot| candidates.iter().any(|candidate| candidate.tree == snapshot.tree))?;
+        let at = newest.and_then(|newest| candidates.iter().position(|candidate| candidate.tree == newest.tree));
+        Ok(at.map(|at| candidates.swap_remove(at)))
     }
 }
 
@@ -429,6 +425,13 @@ pub struct SeenWriter<'s> {
 
 const STAGED: &str = "seen";
 
+/// Appends to the file that is written. After a failure there is none.
+fn append(file: &mut Option<Box<dyn StagedFile>>, bytes: &[u8]) {
+    if file.as_mut().is_some_and(|file| file.append(bytes).is_err()) {
+        *file = None;
+    }
+}
+
 impl<'s> SeenWriter<'s> {
     /// Begins to write down what a snapshot of `source` sees that begins at `start`. `last` is what the last one saw. Whether
     /// they ignore [`FileMark::changed`] decides what is worth being published.
@@ -480,21 +483,13 @@ impl<'s> SeenWriter<'s> {
         let check = chained(self.hash, &self.last, &[&self.ids, &frame]);
         let lengths =
             [self.ids.len(), frame.len()].map(|length| u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes());
-        let ids = mem::take(&mut self.ids);
-        for part in [lengths.as_flattened(), check.as_bytes(), &ids, &frame] {
-            self.append(part);
+        for part in [lengths.as_flattened(), check.as_bytes(), &self.ids, &frame] {
+            append(&mut self.file, part);
         }
-        self.ids = ids;
         self.ids.clear();
         self.block.clear();
         self.last = check;
         self.first.get_or_insert(check);
-    }
-
-    fn append(&mut self, bytes: &[u8]) {
-        if self.file.as_mut().is_some_and(|file| file.append(bytes).is_err()) {
-            self.file = None;
-        }
     }
 
     fn begin_record(&mut self, tag: u8) {
@@ -567,8 +562,8 @@ impl<'s> SeenWriter<'s> {
         let numbers = [newest.0.to_le_bytes(), newest.1.to_le_bytes()];
         let facts = [&MAGIC[..], tree.object().as_bytes(), numbers.as_flattened()].concat();
         let check = chained(self.hash, self.first.as_ref().unwrap_or(&NOTHING), &[&facts]);
-        self.append(&facts);
-        self.append(check.as_bytes());
+        append(&mut self.file, &facts);
+        append(&mut self.file, check.as_bytes());
         if self.file.take().is_none() {
             return Ok(());
         }

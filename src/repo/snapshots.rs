@@ -53,6 +53,18 @@ impl Repository {
         self.read_snapshot(number)
     }
 
+    /// The newest snapshot that can be read and is one of those that are looked for.
+    pub fn newest(&self, is_one: impl Fn(&Snapshot) -> bool) -> Result<Option<Snapshot>> {
+        for number in self.refs()?.snapshots.into_iter().rev() {
+            match self.read_snapshot(number) {
+                Ok(snapshot) if is_one(&snapshot) => return Ok(Some(snapshot)),
+                Err(error) if error.is_interrupted() => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(None)
+    }
+
     /// Reads one snapshot that a listing has named: it does not list them all again to say which there are.
     pub fn read_snapshot(&self, number: u64) -> Result<Snapshot> {
         let path = self.backend().describe(&RefFile::Ref(number).path());

@@ -37,14 +37,14 @@ use jiff::Timestamp;
 
 use super::labels::LabelsWriter;
 use super::seen::{SeenReader, SeenWriter, SourceId};
-use super::{Copy, Repository, Session, begin_staging, lock};
+use super::{Copy, Repository, Session, begin_writing, lock};
 use crate::error::{Error, Result};
 use crate::object::{Added, Labels, ObjectId, Snapshot, Tree, is_zeros};
 use crate::store::batch::{Batch, SyncMethod};
 use crate::store::codec::Density;
 use crate::store::pack::{FinishedPack, FrameBuilder, PACK_SIZE, PackKind, PackWriter};
 use crate::store::packs::Packs;
-use crate::store::staging::{self, Staging};
+use crate::store::staging::Staging;
 use crate::store::{Lock, codec, damaged, layout, loose, refs};
 
 /// With the default limit on the number of loose objects, they have at most 8 MiB together.
@@ -166,9 +166,7 @@ impl<'r> ObjectWriter<'r> {
         options: WriterOptions,
     ) -> Result<Self> {
         let backend = repo.backend();
-        // First, since it may give back the space that the next step needs.
-        staging::remove_abandoned(backend)?;
-        let staging = Arc::new(begin_staging(backend, session)?);
+        let staging = begin_writing(backend, session)?;
         let listing = loose::list(backend)?.complete()?;
         let known = Known::new(&listing.objects);
         let batch = Batch::new(backend, Arc::clone(&staging), options.sync, listing.shards);

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::cli::args::{Check, Global};
-use crate::cli::output::{count, print, print_json, size, with_bytes};
+use crate::cli::output::{count, print, print_json, size, text_of, with_bytes};
 use crate::cli::{environment, exit};
 
 pub(super) fn check(global: &Global, args: &Check) -> Result<ExitCode> {
@@ -61,8 +61,7 @@ fn check_text(report: &CheckReport) -> String {
         consequences(report, &mut lines);
         remedies(report, &mut lines);
     }
-    lines.push(String::new());
-    lines.join("\n")
+    text_of(&lines)
 }
 
 /// What is damaged: objects, the files that need them, and the snapshots that these are in.

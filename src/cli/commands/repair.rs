@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::check;
 use crate::cli::args::{Global, Repair};
 use crate::cli::exit;
-use crate::cli::output::{count, note, print, print_json, size};
+use crate::cli::output::{count, note, print, print_json, size, text_of};
 
 pub(super) fn repair(global: &Global, args: &Repair) -> Result<ExitCode> {
     let progress = global.progress("repairing");
@@ -69,11 +69,8 @@ fn plan(global: &Global, args: &Repair, session: &Session<'_>) -> Result<RepairP
 
 /// Everything that is to be done, a line each.
 fn plan_text(plan: &RepairPlan) -> String {
-    let mut text = String::new();
-    let mut line = |line: String| {
-        text.push_str(&line);
-        text.push('\n');
-    };
+    let mut lines = Vec::new();
+    let mut line = |line: String| lines.push(line);
     if let Some(from) = &plan.config {
         line(format!("would bring back config.json from {}", display_path(from)));
     }
@@ -101,7 +98,7 @@ fn plan_text(plan: &RepairPlan) -> String {
     if plan.is_nothing() {
         line("nothing to repair".into());
     }
-    text
+    text_of(&lines)
 }
 
 /// What was done, in numbers.
@@ -109,11 +106,8 @@ fn done_text(plan: &RepairPlan) -> String {
     if plan.is_nothing() {
         return "nothing to repair\n".into();
     }
-    let mut text = String::new();
-    let mut line = |line: String| {
-        text.push_str(&line);
-        text.push('\n');
-    };
+    let mut lines = Vec::new();
+    let mut line = |line: String| lines.push(line);
     if let Some(from) = &plan.config {
         line(format!("brought back config.json from {}", display_path(from)));
     }
@@ -145,18 +139,14 @@ fn done_text(plan: &RepairPlan) -> String {
     if plan.index_is_wrong {
         line("wrote the index of all packs anew".into());
     }
-    text
+    text_of(&lines)
 }
 
 /// What is not whole even then, and what to do about it.
 fn remaining_text(plan: &RepairPlan, args: &Repair) -> String {
     let mut lines = Vec::new();
     check::damage(&plan.remaining, &mut lines);
-    let mut text: String = lines.iter().flat_map(|line| [line, "\n"]).collect();
-    let mut line = |line: String| {
-        text.push_str(&line);
-        text.push('\n');
-    };
+    let mut line = |line: String| lines.push(line);
     if !plan.not_here.is_empty() {
         line(format!(
             "note: a copy of this repository has snapshot {}, of which there is no trace here; if its ref was lost, copy \
@@ -166,7 +156,7 @@ fn remaining_text(plan: &RepairPlan, args: &Repair) -> String {
     }
     if plan.remaining.is_clean() {
         line("no damage is left".into());
-        return text;
+        return text_of(&lines);
     }
     let damaged: Vec<u64> =
         plan.damaged_snapshots.iter().filter(|number| !plan.remove.contains(number)).copied().collect();
@@ -186,7 +176,7 @@ fn remaining_text(plan: &RepairPlan, args: &Repair) -> String {
     } else {
         "next: `backuptool repair --dry-run --remove-damaged-snapshots` shows what giving up would remove".into()
     });
-    text
+    text_of(&lines)
 }
 
 fn plan_json(plan: &RepairPlan) -> Value {

@@ -305,7 +305,6 @@ fn refs_of_copies(repo: &Repository, copies: &[SharedRepository], loose: &[Objec
     let mut brought = BroughtRefs { listing: repo.snapshots()?, ..BroughtRefs::default() };
     let has_objects = !loose.is_empty() || !repo.packs()?.list().is_empty() || !repo.packs()?.unusable().is_empty();
     let all_lost = own.snapshots.is_empty() && own.pruned.is_empty() && has_objects;
-    let is_damage = |error: &Error| !matches!(error, Error::TooNew { .. }) && error.is_unreadable();
     let mut not_here = BTreeSet::new();
     for (number, copy) in copies.iter().enumerate() {
         if copy.config().id != repo.config().id || !agree(repo, &brought.listing, copy) {
@@ -314,7 +313,7 @@ fn refs_of_copies(repo: &Repository, copies: &[SharedRepository], loose: &[Objec
         for snapshot in copy.snapshots()?.snapshots {
             let at = brought.listing.unreadable.iter().position(|(damaged, _)| *damaged == snapshot.number);
             let is_wanted = match at {
-                Some(at) => is_damage(&brought.listing.unreadable[at].1),
+                Some(at) => brought.listing.unreadable[at].1.is_unreadable(),
                 None => all_lost && brought.listing.snapshots.iter().all(|known| known.number != snapshot.number),
             };
             let is_known = own.snapshots.contains(&snapshot.number) || own.pruned.contains(&snapshot.number);
@@ -516,8 +515,7 @@ fn damaged_snapshots(graph: &Graph<'_>, listing: &SnapshotListing) -> Vec<u64> {
     let whole = check::whole(graph, &listing.snapshots);
     let numbers = listing.snapshots.iter().map(|snapshot| snapshot.number);
     let lacking = numbers.filter(|number| !whole.contains(number));
-    let is_damage = |error: &Error| !matches!(error, Error::TooNew { .. }) && error.is_unreadable();
-    let unreadable = listing.unreadable.iter().filter(|(_, error)| is_damage(error)).map(|(number, _)| *number);
+    let unreadable = listing.unreadable.iter().filter(|(_, error)| error.is_unreadable()).map(|(number, _)| *number);
     let all: BTreeSet<u64> = lacking.chain(unreadable).collect();
     all.into_iter().collect()
 }
@@ -626,15 +624,11 @@ pub fn execute(plan: RepairPlan, options: WriterOptions, session: &Session<'_>) 
     }
     let changes_packs = !plan.packs.is_empty() || !plan.rotten.is_empty() || !(plan.as_loose || plan.found.is_empty());
     let rebuilds_index = changes_packs || plan.index_is_wrong;
-    let clears = plan.clears();
+    let (brings, clears) = (plan.brings(), plan.clears());
     let RepairPlan { mut repo, origins, .. } = plan;
     // From here on only what is stored counts.
     repo.look_elsewhere(None)?;
-    if plan.config_content.is_some()
-        || !plan.ref_contents.is_empty()
-        || !plan.pack_origins.is_empty()
-        || !plan.found.is_empty()
-    {
+    if brings {
         let mender = repo.mender(session, options)?;
         if let Some(config) = &plan.config_content {
             mender.put_config(config, session)?;

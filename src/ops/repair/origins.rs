@@ -9,7 +9,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use rayon::prelude::*;
 
 use super::directory::Directory;
-use crate::object::{Chunk, Content, EntryKind, ListId, ObjectId, Tree, TreeId, decode_list, display_path};
+use crate::object::{Chunk, Content, EntryKind, ListId, ObjectId, Tree, decode_list, display_path};
 use crate::ops::check::graph::{Node, Wanted};
 use crate::repo::{Elsewhere, SharedRepository};
 use crate::store::loose::ReadRules;
@@ -212,7 +212,7 @@ fn below_entry(kind: &EntryKind) -> Option<Wanted> {
         EntryKind::File { content: Content::Chunks { list, depth }, .. } => {
             Some(Wanted::Node(Node::List { id: list, depth }))
         }
-        EntryKind::Dir { tree, .. } => Some(Wanted::Node(Node::Tree(TreeId(tree.object())))),
+        EntryKind::Dir { tree, .. } => Some(Wanted::Node(Node::Tree(tree))),
         EntryKind::Symlink { .. } => None,
     }
 }

@@ -152,7 +152,8 @@ fn refuse_nothing(repo: &Repository, snapshot: &Snapshot, options: &SnapshotOpti
     if files + symlinks + dirs > 0 || options.allow_empty {
         return Ok(());
     }
-    match last_of_source(repo, snapshot)? {
+    let last = repo.newest(|last| last.source == snapshot.source && last.host == snapshot.host)?;
+    match last {
         Some(last) if last.counts != Counts::default() => Err(Error::refused(
             attempted(),
             format!("it is empty, and its last snapshot, {}, was not", last.number),
@@ -160,18 +161,6 @@ fn refuse_nothing(repo: &Repository, snapshot: &Snapshot, options: &SnapshotOpti
         )),
         _ => Ok(()),
     }
-}
-
-/// The last snapshot of the same source that can be read.
-fn last_of_source(repo: &Repository, snapshot: &Snapshot) -> Result<Option<Snapshot>> {
-    for number in repo.refs()?.snapshots.into_iter().rev() {
-        match repo.read_snapshot(number) {
-            Ok(last) if last.source == snapshot.source && last.host == snapshot.host => return Ok(Some(last)),
-            Err(error) if error.is_interrupted() => return Err(error),
-            _ => {}
-        }
-    }
-    Ok(None)
 }
 
 /// Gathers the paths that something has to be said about, in bounded memory up to the rare full list.
