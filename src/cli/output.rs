@@ -81,7 +81,7 @@ pub(super) fn count(number: u64, noun: &str) -> String {
 
 /// A moment as local time: `2024-09-01 14:35:22`.
 pub(super) fn local_time(time: Timestamp, zone: &TimeZone) -> String {
-    time.to_zoned(zone.clone()).strftime("%Y-%m-%d %H:%M:%S").to_string()
+    zone.to_datetime(time).strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 
 #[cfg(test)]

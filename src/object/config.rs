@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::document::{self, DocumentError};
+use super::document::{self, DocumentError, Requires};
 use super::{ChunkSizes, HashAlgorithm};
 
 /// The version of the repository format that this code writes, and the newest that it reads.
@@ -25,7 +25,7 @@ struct Fields {
     id: String,
     hash: HashAlgorithm,
     chunker: ChunkerFields,
-    requires: Vec<String>,
+    requires: Requires,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -58,7 +58,7 @@ impl Config {
                 average,
                 maximum,
             },
-            requires: Vec::new(),
+            requires: Requires,
         };
         document::seal(self.hash, &fields)
     }

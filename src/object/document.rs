@@ -10,8 +10,8 @@
 
 use std::fmt;
 
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{HashAlgorithm, ObjectId};
 
@@ -50,15 +50,28 @@ pub(super) fn seal(hash: HashAlgorithm, fields: &impl Serialize) -> Vec<u8> {
     format!("{body},\n  {MARK}: \"{checksum}\"\n}}\n").into_bytes()
 }
 
-/// What a reader must understand, whatever else the document says.
-#[derive(Deserialize)]
-struct Requirements {
-    #[serde(default)]
-    requires: Vec<serde_json::Value>,
+/// What a reader must understand, whatever else the document says: so far nothing. A document that names something cannot
+/// be read.
+#[derive(Default)]
+pub(super) struct Requires;
+
+impl Serialize for Requires {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq([(); 0])
+    }
 }
 
-/// Reads a document: its checksum first, then what it requires, then its fields. A repository may have thousands of
-/// documents, so what they say is not copied on the way.
+impl<'de> Deserialize<'de> for Requires {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match Vec::<serde_json::Value>::deserialize(deserializer)?.first() {
+            None => Ok(Self),
+            Some(required) => Err(D::Error::custom(format!("it requires {required}"))),
+        }
+    }
+}
+
+/// Reads a document: its checksum first, then its fields. A repository may have thousands of documents, so it is gone
+/// through once, and nothing is copied on the way.
 pub(super) fn open<T: DeserializeOwned>(hash: HashAlgorithm, bytes: &[u8]) -> Result<T, DocumentError> {
     let text = str::from_utf8(bytes).map_err(DocumentError::damaged)?;
     let marked = around_mark(text).and_then(|(before, line, after)| Some((before, checksum_of_line(line)?, after)));
@@ -69,20 +82,9 @@ pub(super) fn open<T: DeserializeOwned>(hash: HashAlgorithm, bytes: &[u8]) -> Re
     if hasher.finish() != written {
         return Err(DocumentError::damaged("its checksum does not match"));
     }
-    match serde_json::from_slice(bytes) {
-        Ok(Requirements { requires }) => {
-            if let Some(required) = requires.first() {
-                let what = format!("it requires {required}, which this version does not know");
-                return Err(DocumentError::TooNew(what));
-            }
-        }
-        Err(error) if !error.is_data() => return Err(not_json(&error)),
-        // It says so in another way than this version does. The fields decide whether that matters.
-        Err(_) => {}
-    }
-    serde_json::from_slice(bytes).map_err(|error| {
+    serde_json::from_str(text).map_err(|error| {
         if error.is_data() {
-            DocumentError::TooNew(format!("it is whole, but not as this version knows it ({error})"))
+            DocumentError::TooNew(format!("it is whole, but this version does not understand it: {error}"))
         } else {
             not_json(&error)
         }

@@ -6,7 +6,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::document::{self, DocumentError, from_text_or_hex, text_or_hex};
+use super::document::{self, DocumentError, Requires, from_text_or_hex, text_or_hex};
 use super::{HashAlgorithm, printable};
 
 /// What was said about a snapshot.
@@ -82,7 +82,7 @@ struct Fields {
     #[serde(skip_serializing_if = "Option::is_none")]
     message_hex: Option<String>,
     pinned: bool,
-    requires: Vec<String>,
+    requires: Requires,
 }
 
 impl Labels {
@@ -103,7 +103,7 @@ impl Labels {
             message,
             message_hex,
             pinned: self.pinned,
-            requires: Vec::new(),
+            requires: Requires,
         };
         document::seal(hash, &fields)
     }

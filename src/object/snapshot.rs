@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::document::{self, DocumentError, from_text_or_hex, text_or_hex};
+use super::document::{self, DocumentError, Requires, from_text_or_hex, text_or_hex};
 use super::{BlobId, Content, HashAlgorithm, ListId, MAX_DEPTH, TreeId};
 
 /// A snapshot: what was taken when, from where, and the root of its trees.
@@ -123,7 +123,7 @@ struct Fields {
     added: Added,
     incomplete: NotesFields,
     changed: NotesFields,
-    requires: Vec<String>,
+    requires: Requires,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -199,7 +199,7 @@ impl Snapshot {
             added: self.added,
             incomplete: NotesFields::from(&self.incomplete),
             changed: NotesFields::from(&self.changed),
-            requires: Vec::new(),
+            requires: Requires,
         };
         document::seal(hash, &fields)
     }

@@ -67,9 +67,9 @@ impl Repository {
 
     /// Reads one snapshot that a listing has named: it does not list them all again to say which there are.
     pub fn read_snapshot(&self, number: u64) -> Result<Snapshot> {
-        let path = self.backend().describe(&RefFile::Ref(number).path());
+        let path = || self.backend().describe(&RefFile::Ref(number).path());
         let damaged = |reason: String| Error::Damaged {
-            path: path.clone(),
+            path: path(),
             reason,
             next: "copy this file from another copy of the repository, or remove the snapshot with \
                    `backuptool prune --snapshot=N`"
@@ -78,7 +78,7 @@ impl Repository {
         let bytes = refs::read(self.backend(), number)?;
         let snapshot = Snapshot::decode(self.hash(), &bytes).map_err(|error| match error {
             DocumentError::Damaged(reason) => damaged(reason),
-            DocumentError::TooNew(what) => Error::TooNew { path: path.clone(), what },
+            DocumentError::TooNew(what) => Error::TooNew { path: path(), what },
         })?;
         if snapshot.number == number {
             Ok(snapshot)

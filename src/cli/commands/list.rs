@@ -5,11 +5,12 @@ use std::process::ExitCode;
 use backuptool::Result;
 use backuptool::object::{Labels, display_bytes, printable};
 use backuptool::ops::list::{self, ListReport, Listed};
+use jiff::tz::TimeZone;
 use serde_json::json;
 
 use super::labels::{labels_json, tags_text};
 use crate::cli::args::Global;
-use crate::cli::output::{local_time, note, print, print_json, size, with_bytes};
+use crate::cli::output::{local_time, note, print, print_json, size, text_of, with_bytes};
 use crate::cli::{environment, exit};
 
 pub(super) fn list(global: &Global) -> Result<ExitCode> {
@@ -62,48 +63,56 @@ fn print_lines(listing: &ListReport) -> Result<()> {
     Ok(())
 }
 
+/// A line of the table.
+struct Row {
+    /// The columns up to the source.
+    facts: String,
+    /// The pin, the tags and the message: empty where nothing was said.
+    labels: [String; 3],
+}
+
 fn table(listing: &ListReport) -> String {
     let zone = environment::time_zone();
+    let mut rows: Vec<Row> = listing.snapshots.iter().map(|listed| row(listed, &zone)).collect();
     // What was said about snapshots has its columns where something was.
-    let is_labelled = |listed: &Listed| !listed.labels.as_ref().is_ok_and(Labels::is_empty);
-    let labelled = listing.snapshots.iter().any(is_labelled);
-    let mut lines =
-        vec![["SNAPSHOT", "TIMESTAMP", "SIZE", "FILES", "SOURCE", "PIN", "TAGS", "MESSAGE"].map(String::from)];
-    for Listed { snapshot, labels } in &listing.snapshots {
-        let incomplete = if snapshot.incomplete.count > 0 { "  (incomplete)" } else { "" };
-        let (pin, tags, message) = match labels {
-            Ok(labels) => (if labels.pinned { "pinned" } else { "" }, tags_text(labels), first_line(labels)),
-            Err(_) => ("unknown", String::new(), String::new()),
-        };
-        lines.push([
-            snapshot.number.to_string(),
-            local_time(snapshot.start, &zone),
-            size(snapshot.counts.bytes),
-            snapshot.counts.files.to_string(),
-            format!("{}{incomplete}", display_bytes(&snapshot.source)),
-            pin.to_string(),
-            tags,
-            message,
-        ]);
+    let is_labelled = |row: &Row| row.labels.iter().any(|label| !label.is_empty());
+    let titles = if rows.iter().any(is_labelled) { ["PIN", "TAGS", "MESSAGE"] } else { [""; 3] };
+    let facts = format!("{:<8}  {:<19}  {:>9}  {:>9}  {}", "SNAPSHOT", "TIMESTAMP", "SIZE", "FILES", "SOURCE");
+    rows.insert(0, Row { facts, labels: titles.map(String::from) });
+
+    let width = |column: fn(&Row) -> &str| rows.iter().map(|row| column(row).chars().count()).max().unwrap_or(0);
+    let widths = (width(|row| &row.facts), width(|row| &row.labels[0]), width(|row| &row.labels[1]));
+    let mut lines = Vec::with_capacity(rows.len());
+    for row in rows {
+        let [pin, tags, message] = &row.labels;
+        lines.push(if is_labelled(&row) {
+            let line = format!("{:<1$}  {pin:<2$}  {tags:<3$}  {message}", row.facts, widths.0, widths.1, widths.2);
+            line.trim_end().to_string()
+        } else {
+            row.facts
+        });
     }
-    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..8).map(width).collect();
-    let mut text = String::new();
-    for [number, time, size, files, source, pin, tags, message] in &lines {
-        let mut line = format!("{number:<8}  {time:<19}  {size:>9}  {files:>9}  {source}");
-        if labelled {
-            line = format!(
-                "{line}{:missing$}  {pin:<pins$}  {tags:<tag_width$}  {message}",
-                "",
-                missing = widths[4] - source.chars().count(),
-                pins = widths[5],
-                tag_width = widths[6],
-            );
+    text_of(&lines)
+}
+
+fn row(Listed { snapshot, labels }: &Listed, zone: &TimeZone) -> Row {
+    let incomplete = if snapshot.incomplete.count > 0 { "  (incomplete)" } else { "" };
+    let facts = format!(
+        "{:<8}  {:<19}  {:>9}  {:>9}  {}{incomplete}",
+        snapshot.number,
+        local_time(snapshot.start, zone),
+        size(snapshot.counts.bytes),
+        snapshot.counts.files,
+        display_bytes(&snapshot.source)
+    );
+    let labels = match labels {
+        Ok(labels) => {
+            let pin = if labels.pinned { "pinned" } else { "" };
+            [pin.to_string(), tags_text(labels), first_line(labels)]
         }
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-    text
+        Err(_) => ["unknown".to_string(), String::new(), String::new()],
+    };
+    Row { facts, labels }
 }
 
 /// As much of the message as a line of the table has place for.
