@@ -75,8 +75,8 @@ pub fn read(backend: &dyn Backend, number: u64) -> Result<Vec<u8>> {
 /// snapshot is visible and durable.
 ///
 /// `next` is what [`RefListing::next_number`] of a listing said that was made since the repository is held shared; nothing
-/// if there was none. It may be out of date: what others have published since is seen when the number is taken, and none
-/// can have been removed.
+/// if there was none. It may be out of date: a number that was taken since is passed over, and so is one that was given
+/// back, which cannot be as long as the lock holds that keeps a prune away.
 pub fn publish(
     backend: &dyn Backend,
     staging: &Staging<'_>,
@@ -91,6 +91,14 @@ pub fn publish(
                 "no snapshot has so high a number",
                 "see which file in `snapshots` has the highest number, and whether it belongs there",
             ));
+        }
+        match backend.length(&RefFile::Pruned(number).path()) {
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error),
+            Ok(_) => {
+                number += 1;
+                continue;
+            }
         }
         let content = encode(number);
         if content.len() > MAX_REF {

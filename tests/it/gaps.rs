@@ -189,6 +189,20 @@ fn a_ref_has_the_greatest_length_and_number_at_most() {
 }
 
 #[test]
+fn a_number_that_was_given_back_since_the_refs_were_listed_is_passed_over() {
+    let memory = repository(&[]);
+    let info = RunInfo { host: "host".into(), pid: 1, command: "test".into(), start: Timestamp::UNIX_EPOCH };
+    let staging = Staging::begin(&memory, &info).unwrap();
+    let listed = refs::list(&memory).unwrap().next_number();
+    memory.set_contents("snapshots/2.json", Vec::new()).unwrap();
+    memory.set_contents("snapshots/3.pruned", Vec::new()).unwrap();
+    memory.set_contents("snapshots/1.pruned", Vec::new()).unwrap();
+    assert_eq!(listed, 1);
+    assert_eq!(refs::publish(&memory, &staging, Some(listed), &mut |_| vec![0; 10]).unwrap(), 4);
+    assert_eq!(refs::list(&memory).unwrap().snapshots, [2, 4]);
+}
+
+#[test]
 fn a_lock_that_is_there_and_cannot_be_opened_is_not_done_without() {
     let memory = repository(&[(files(1..3), PACKED)]);
     let failing = |kind: ErrorKind| {
