@@ -354,6 +354,7 @@ fn missing(repo: &Repository, loose: &[ObjectId], marks: &Reachable) -> Result<V
     let packs = repo.packs()?;
     let mut missing: Vec<ObjectId> = marks.apart().copied().filter(|id| loose.binary_search(id).is_err()).collect();
     loop {
+        let edition = packs.edition();
         let mut still = Vec::new();
         for id in missing {
             if !packs.holds(id)? {
@@ -361,7 +362,7 @@ fn missing(repo: &Repository, loose: &[ObjectId], marks: &Reachable) -> Result<V
             }
         }
         missing = still;
-        if missing.is_empty() || !packs.look_again()? {
+        if missing.is_empty() || !packs.look_again(edition)? {
             missing.sort_unstable();
             return Ok(missing);
         }

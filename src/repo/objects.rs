@@ -58,6 +58,7 @@ impl Repository {
 
     fn read_own(&self, id: ObjectId) -> Result<ObjectBytes> {
         loop {
+            let edition = self.packs()?.edition();
             let error = match self.read_any_copy(id) {
                 Err(error @ Error::Object { problem: ObjectProblem::Missing, .. }) => error,
                 // Its pack is gone: who reads without a lock must expect that.
@@ -65,7 +66,7 @@ impl Repository {
                 other => return other,
             };
             // It may have been packed since the packs were listed, or the index of all packs may be wrong.
-            if !self.packs()?.look_again()? {
+            if !self.packs()?.look_again(edition)? {
                 return Err(self.missing(id, error));
             }
         }

@@ -73,6 +73,8 @@ struct State {
     strangers: Vec<String>,
     /// Whether everything was read from the packs themselves.
     distrusts_file: bool,
+    /// How often packs came that others have made, or the index file was given up.
+    edition: u64,
 }
 
 /// The index file, and the slots of the packs that it covers; nothing for one that is gone.
@@ -155,8 +157,8 @@ impl Packs {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes in what is there and not yet known. Returns whether that was anything.
-    fn load(&self, trust_file: bool) -> Result<bool> {
+    /// Takes in what is there and not yet known.
+    fn load(&self, trust_file: bool) -> Result<()> {
         let mut state = self.state_mut();
         let mut listed = Vec::new();
         state.strangers.clear();
@@ -169,8 +171,9 @@ impl Packs {
         let known = |state: &State, name: &PackName| state.slots.contains_key(name) || state.is_unusable(name);
         let mut new: Vec<PackName> = listed.into_iter().filter(|name| !known(&state, name)).collect();
         if new.is_empty() {
-            return Ok(false);
+            return Ok(());
         }
+        state.edition += 1;
         if trust_file
             && state.packs.is_empty()
             && let Some(file) = IndexFile::open(&*self.backend, self.rules.hash)
@@ -190,7 +193,7 @@ impl Packs {
                 state.add_entries(slot, &index.members);
             }
         }
-        Ok(true)
+        Ok(())
     }
 
     /// The index of a pack. Nothing is returned for one that cannot be used, which is noted.
@@ -207,11 +210,22 @@ impl Packs {
         }
     }
 
-    /// Looks for packs that have come since, and no longer relies on the index file. Returns whether that may have
-    /// brought anything new. To be called when an object is missing that must be there.
-    pub fn look_again(&self) -> Result<bool> {
-        let distrusted = !self.distrusts_file() && self.distrust_file()?;
-        Ok(self.load(false)? || distrusted)
+    /// A number that changes with what is known of the packs: see [`Packs::look_again`].
+    pub fn edition(&self) -> u64 {
+        self.state().edition
+    }
+
+    /// Looks for packs that have come since, and no longer relies on the index file. To be called when an object is missing
+    /// that must be there. `edition` is the one in which it was not found. Returns whether there is another one now: it may be
+    /// another thread that has brought it about.
+    pub fn look_again(&self, edition: u64) -> Result<bool> {
+        if self.edition() == edition {
+            if !self.distrusts_file() {
+                self.distrust_file()?;
+            }
+            self.load(false)?;
+        }
+        Ok(self.edition() != edition)
     }
 
     /// Puts what the packs themselves say in the place of what the index file says. Slots stay as they are: others may be
@@ -277,15 +291,15 @@ impl Packs {
         work(&self.state())
     }
 
-    /// No longer relies on the index file that is there now. Returns whether it was relied on.
-    fn distrust_file(&self) -> Result<bool> {
+    /// No longer relies on the index file that is there now.
+    fn distrust_file(&self) -> Result<()> {
         let mut state = self.state_mut();
         state.distrusts_file = true;
-        let relied = state.file.is_some();
-        if relied {
+        if state.file.is_some() {
+            state.edition += 1;
             self.read_indexes(&mut state)?;
         }
-        Ok(relied)
+        Ok(())
     }
 
     /// Whether the index file was found not to say what the packs say.

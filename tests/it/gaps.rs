@@ -188,6 +188,31 @@ fn a_ref_has_the_greatest_length_and_number_at_most() {
     assert_eq!(refs::list(&memory).unwrap().snapshots, [1, layout::MAX_NUMBER - 1, layout::MAX_NUMBER]);
 }
 
+/// Threads that read beside each other all miss what an index hides; the first of them that looks again gives it up.
+#[test]
+fn what_an_index_hid_is_looked_for_again_by_every_thread_that_missed_it() {
+    let memory = repository(&[(files(1..5), PACKED)]);
+    let info = RunInfo { host: "host".into(), pid: 1, command: "test".into(), start: Timestamp::UNIX_EPOCH };
+    let staging = Staging::begin(&memory, &info).unwrap();
+    let repo = open(memory.clone()).unwrap();
+    let id = repo.packs().unwrap().file(0).unwrap().index().unwrap().members[0].id;
+    repo.packs().unwrap().save(&staging).unwrap();
+    drop((repo, staging));
+    let mut index = memory.contents(layout::INDEX).unwrap();
+    let entries = IndexFile::open(&memory, HashAlgorithm::Blake3).unwrap().entry_count() as usize;
+    index[..16 * entries].fill(0);
+    memory.set_contents(layout::INDEX, index).unwrap();
+    let repo = open(memory).unwrap();
+    let packs = repo.packs().unwrap();
+    let edition = packs.edition();
+    assert_eq!(packs.find(id).unwrap(), []);
+    assert!(packs.look_again(edition).unwrap());
+    // The other thread has asked before that, and comes now.
+    assert!(packs.look_again(edition).unwrap());
+    assert_eq!(packs.find(id).unwrap().len(), 1);
+    assert!(!packs.look_again(packs.edition()).unwrap());
+}
+
 #[test]
 fn a_number_that_was_given_back_since_the_refs_were_listed_is_passed_over() {
     let memory = repository(&[]);
