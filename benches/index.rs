@@ -1,5 +1,5 @@
 //! The index of all packs at scale: how long it takes to open, to find and not to find, and what it holds in memory; and
-//! the same for the plan of a prune, which marks them all.
+//! the same for the plan of a prune, which marks them all, and for a check, which reads them all.
 //!
 //! ```text
 //! cargo bench --bench index -- DIR [OBJECTS [PACKS]]
@@ -7,13 +7,16 @@
 //!
 //! Makes packs in a new repository in DIR (which must not exist), 10 million objects in 1,000 packs unless said otherwise.
 //! They have a whole index and a hole where the frames would be: 36 bytes an object on the disk. They are taken in one by
-//! one, as a snapshot does it, with the index file written whenever much has come; then everything is opened anew. At last
-//! a snapshot refers to all of them, from directories of 1,000 files, and a prune is planned.
+//! one, as a snapshot does it, with the index file written whenever much has come; then everything is opened anew. Then
+//! a snapshot refers to all of them, from directories of 1,000 files, and a prune is planned. At last as many objects of
+//! 8 bytes are stored in a repository beside it (DIR.whole), and are checked.
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::num::NonZero;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,12 +24,11 @@ use backuptool::object::{
     Added, BlobId, Content, Counts, Entry, EntryKind, HashAlgorithm, Labels, MAX_OBJECT, Name, ObjectId, PathNotes,
     Snapshot, TreeBuilder,
 };
-use backuptool::ops::{
-    self,
-    prune::{self, PruneOptions},
-};
+use backuptool::ops;
+use backuptool::ops::check::{self, CheckOptions};
+use backuptool::ops::prune::{self, PruneOptions};
 use backuptool::progress::{Interruption, Silent};
-use backuptool::repo::{self, InitOptions, Session, WriterOptions};
+use backuptool::repo::{self, Appender, InitOptions, Session, WriterOptions};
 use backuptool::store::LocalBackend;
 use backuptool::store::loose::ReadRules;
 use backuptool::store::pack::{FinishedPack, FrameEntry, Member, PackIndex, PackKind, PackName};
@@ -34,6 +36,8 @@ use backuptool::store::packs::Packs;
 use backuptool::store::staging::{RunInfo, Staging};
 use jiff::Timestamp;
 
+/// The first argument of a run that only checks, so that its memory is its own.
+const CHECK: &str = "--check";
 const HASH: HashAlgorithm = HashAlgorithm::Blake3;
 const RULES: ReadRules = ReadRules { hash: HASH, max_object: MAX_OBJECT };
 const LOOKUPS: u64 = 1_000_000;
@@ -43,7 +47,11 @@ const FRAME: usize = 100;
 fn main() {
     // `cargo bench` passes this to every bench.
     let mut arguments = std::env::args_os().skip(1).filter(|argument| argument != "--bench");
-    let Some(dir) = arguments.next().map(PathBuf::from) else {
+    let first = arguments.next();
+    if first.as_ref().is_some_and(|first| first == CHECK) {
+        return check(&PathBuf::from(arguments.next().expect("a directory")));
+    }
+    let Some(dir) = first.map(PathBuf::from) else {
         println!("usage: cargo bench --bench index -- DIR [OBJECTS [PACKS]]");
         return;
     };
@@ -94,7 +102,7 @@ fn main() {
     println!("open without the index file: {:.1} s; {}", begun.elapsed().as_secs_f64(), memory());
     all.save(&staging).expect("write the index");
     drop((all, staging));
-    refer_to_all(&dir, each * packs, &session);
+    refer_to_all(&dir, each * packs, &session, |_, n| (name(n), 4096));
     fs::write("/proc/self/clear_refs", "5").expect("begin to measure the peak anew");
     println!("before the plan: {}", memory());
     let begun = Instant::now();
@@ -102,6 +110,31 @@ fn main() {
     let plan = prune::plan(&repo, &PruneOptions::numbers(&[])).expect("plan a prune");
     assert_eq!((plan.objects(), plan.missing.len()), (0, 0));
     println!("plan of a prune: {:.1} s; {}", begun.elapsed().as_secs_f64(), memory());
+    drop((repo, plan));
+
+    let whole = dir.with_extension("whole");
+    let made = Arc::new(LocalBackend::make(&whole).expect("DIR.whole must not exist"));
+    repo::init(made, &InitOptions::default(), &session).expect("make the repository");
+    let begun = Instant::now();
+    refer_to_all(&whole, each * packs, &session, |blobs, n| {
+        let content = n.to_le_bytes();
+        (blobs.store(&content).expect("store an object"), content.len() as u64)
+    });
+    println!("{} objects stored: {:.1} s; {}", each * packs, begun.elapsed().as_secs_f64(), memory());
+    let itself = std::env::current_exe().expect("this program");
+    let checked = Command::new(itself).arg(CHECK).arg(&whole).status().expect("run this program");
+    assert!(checked.success());
+}
+
+fn check(dir: &Path) {
+    ops::raise_open_file_limit();
+    let session = session();
+    let begun = Instant::now();
+    let repo = ops::open(dir, &session).expect("open the repository");
+    let threads = std::thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN);
+    let report = check::check(&repo, &CheckOptions::everything(threads), &session).expect("check");
+    assert!(report.is_clean());
+    println!("check of {} objects: {:.1} s; {}", report.objects, begun.elapsed().as_secs_f64(), memory());
 }
 
 fn session() -> Session<'static> {
@@ -116,17 +149,23 @@ fn session() -> Session<'static> {
     }
 }
 
-/// Adds a snapshot of files that are all the objects.
-fn refer_to_all(dir: &Path, objects: u64, session: &Session<'_>) {
+/// Adds a snapshot of so many files. `object` says of each which object it is, and its length; it may store it.
+fn refer_to_all(
+    dir: &Path,
+    objects: u64,
+    session: &Session<'_>,
+    object: impl Fn(&mut Appender<'_, '_>, u64) -> (ObjectId, u64),
+) {
     let repo = ops::open(dir, session).expect("open the repository");
     let writer = repo.writer(session, WriterOptions { loose_limit: 0, ..WriterOptions::default() }).expect("begin");
     let named = |n: u64| Name::new(format!("{n:012}").into_bytes()).expect("a name");
-    let mut trees = writer.trees();
+    let (mut blobs, mut trees) = (writer.blobs(), writer.trees());
     let mut top = TreeBuilder::new(HASH);
     for first in (0..objects).step_by(1000) {
         let mut tree = TreeBuilder::new(HASH);
         for n in first..objects.min(first + 1000) {
-            let kind = EntryKind::File { size: 4096, content: Content::Blob(BlobId(name(n))) };
+            let (id, size) = object(&mut blobs, n);
+            let kind = EntryKind::File { size, content: Content::Blob(BlobId(id)) };
             tree.push(Entry { name: named(n), kind }, &mut |piece| trees.store_tree(piece)).expect("store a tree");
         }
         let (tree, size) = tree.finish(&mut |piece| trees.store_tree(piece)).expect("store a tree");
@@ -134,7 +173,7 @@ fn refer_to_all(dir: &Path, objects: u64, session: &Session<'_>) {
         top.push(entry, &mut |piece| trees.store_tree(piece)).expect("store a tree");
     }
     let (tree, bytes) = top.finish(&mut |piece| trees.store_tree(piece)).expect("store a tree");
-    drop(trees);
+    drop((blobs, trees));
     let counts = Counts { files: objects, bytes, ..Counts::default() };
     let snapshot = Snapshot {
         number: 0,

@@ -23,13 +23,11 @@
 use std::collections::{HashMap, HashSet};
 
 use super::Repository;
+use super::places::Bits;
+use super::recent::Recent;
 use crate::error::Result;
-use crate::object::{Content, EntryKind, ID_LEN, ListId, ObjectId, Snapshot, Tree, TreeId};
+use crate::object::{Content, EntryKind, ListId, ObjectId, Snapshot, Tree, TreeId};
 use crate::store::pack::PackName;
-
-/// So many objects that were marked last are remembered by name: most of what a tree refers to, an earlier version of the
-/// tree has referred to before.
-const RECENT: usize = 1 << 16;
 
 /// The objects that a set of snapshots needs.
 #[derive(Debug, Default)]
@@ -39,8 +37,8 @@ pub struct Reachable {
     apart: HashSet<ObjectId>,
     /// Visited, and without a bit for it.
     visited: HashSet<Visit>,
-    /// By the end of their names.
-    recent: Vec<Option<ObjectId>>,
+    /// The objects that were marked last.
+    recent: Recent<()>,
 }
 
 /// What was noted about the objects of a pack, by position.
@@ -49,27 +47,6 @@ struct PackMarks {
     needed: Bits,
     trees: Bits,
     lists: Bits,
-}
-
-#[derive(Debug, Default)]
-struct Bits(Vec<u64>);
-
-impl Bits {
-    fn has(&self, position: u32) -> bool {
-        self.0.get(position as usize / 64).is_some_and(|word| word >> (position % 64) & 1 == 1)
-    }
-
-    /// Sets a bit; returns whether it was not set before.
-    fn set(&mut self, position: u32) -> bool {
-        let at = position as usize / 64;
-        if self.0.len() <= at {
-            self.0.resize(at + 1, 0);
-        }
-        let bit = 1 << (position % 64);
-        let is_new = self.0[at] & bit == 0;
-        self.0[at] |= bit;
-        is_new
-    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -148,14 +125,9 @@ impl Reachable {
     }
 
     fn need(&mut self, repo: &Repository, id: ObjectId) -> Result<()> {
-        if self.recent.is_empty() {
-            self.recent = vec![None; RECENT];
-        }
-        let end = &id.as_bytes()[ID_LEN - 2..];
-        let slot = usize::from(u16::from_le_bytes([end[0], end[1]]));
-        if self.recent[slot] != Some(id) {
+        if self.recent.get(id).is_none() {
             self.mark_places(repo, id)?;
-            self.recent[slot] = Some(id);
+            self.recent.put(id, ());
         }
         Ok(())
     }
@@ -210,20 +182,5 @@ impl Reachable {
     /// noted; in no order.
     pub fn apart(&self) -> impl Iterator<Item = &ObjectId> {
         self.apart.iter()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bits_are_set_one_by_one() {
-        let mut bits = Bits::default();
-        for position in [0, 63, 64, 1000, 65_536] {
-            assert!(!bits.has(position) && bits.set(position) && bits.has(position) && !bits.set(position));
-            assert!(!bits.has(position + 1) && !bits.has(u32::MAX));
-        }
-        assert_eq!(bits.0.iter().map(|word| word.count_ones()).sum::<u32>(), 5);
     }
 }

@@ -325,6 +325,15 @@ impl Packs {
         }
     }
 
+    /// What stands at a location and behind it, as the pack's index says: at most as much as is read at once. Nothing if there
+    /// is nothing, or the pack cannot be read.
+    pub fn some_members(&self, location: Location) -> Result<Vec<Member>> {
+        match self.file(location.slot).and_then(|pack| pack.some_members(location.position)) {
+            Err(error) if error.is_unreadable() => Ok(Vec::new()),
+            other => other,
+        }
+    }
+
     /// The pack in a slot, open.
     pub fn file(&self, slot: u32) -> Result<Arc<PackFile>> {
         let open = || {

@@ -1,9 +1,11 @@
 //! From damaged objects to the paths of a snapshot that need them.
 
 use std::collections::HashSet;
+use std::vec;
 
 use super::graph::{Graph, Node};
-use crate::object::{Content, Entry, EntryKind, ListId, ObjectId, Snapshot, Tree};
+use crate::error::Result;
+use crate::object::{Content, EntryKind, ListId, Name, ObjectId, Snapshot, Tree, TreeId};
 
 /// No more paths than this are named for one snapshot. A few objects can stand for any number of paths, since the same
 /// directory may be met in many places.
@@ -28,82 +30,151 @@ impl Places {
     }
 }
 
-/// Finds them. Only what has damage below it is read again.
-pub(super) fn locate(graph: &Graph<'_>, snapshot: &Snapshot) -> Places {
-    let mut places = Places::default();
-    for (size, content) in [&snapshot.incomplete.all, &snapshot.changed.all].into_iter().flatten() {
-        // No file of the snapshot, but a part of it.
-        look_at_content(graph, *content, *size, b"(the full list of what could not be read or changed)", &mut places);
+/// Finds them, snapshot by snapshot.
+pub(super) struct Locator<'g> {
+    graph: &'g Graph<'g>,
+    /// What has no damage at or below it. It is not read again for the snapshots that follow.
+    whole: HashSet<Node>,
+}
+
+/// A directory, or a part of one, that is being looked at.
+struct Level {
+    node: Node,
+    /// The length of its path.
+    path: usize,
+    /// What is in it and still to be looked at, with its name; a part of it has none.
+    below: vec::IntoIter<(Node, Option<Name>)>,
+    /// How many places were found before it.
+    found: usize,
+}
+
+impl<'g> Locator<'g> {
+    pub(super) fn new(graph: &'g Graph<'g>) -> Self {
+        Self { graph, whole: HashSet::new() }
     }
-    let mut pending = vec![(Node::Tree(snapshot.tree), Vec::new())];
-    while let Some((node, path)) = pending.pop() {
-        if !graph.is_dirty(node) {
-            continue;
+
+    /// The paths of a snapshot that need damaged objects.
+    pub(super) fn locate(&mut self, snapshot: &Snapshot) -> Result<Places> {
+        let mut places = Places::default();
+        if self.graph.is_clean() {
+            return Ok(places);
         }
-        if places.more || graph.repo.go_on().is_err() {
-            break;
+        for (size, content) in [&snapshot.incomplete.all, &snapshot.changed.all].into_iter().flatten() {
+            // No file of the snapshot, but a part of it.
+            let path = b"(the full list of what could not be read or changed)";
+            self.look_at_content(*content, *size, path, &mut places)?;
         }
-        if graph.problem(node.id()).is_some() {
-            places.add(node.id(), &path);
+        let mut path = Vec::new();
+        let mut levels: Vec<Level> = self.enter(Node::Dir(snapshot.tree), &path, &mut places)?.into_iter().collect();
+        while let Some(level) = levels.last_mut() {
+            if places.more {
+                break;
+            }
+            path.truncate(level.path);
+            let Some((node, name)) = level.below.next() else {
+                if places.found.len() == level.found {
+                    self.whole.insert(level.node);
+                }
+                levels.pop();
+                continue;
+            };
+            if let Some(name) = name {
+                append(&mut path, &name);
+            }
+            levels.extend(self.enter(node, &path, &mut places)?);
         }
-        let Node::Tree(id) = node else { continue };
+        Ok(places)
+    }
+
+    /// Looks at a directory, or a part of one, unless it is known to be whole, and at the files in it.
+    fn enter(&mut self, node: Node, path: &[u8], places: &mut Places) -> Result<Option<Level>> {
+        if self.whole.contains(&node) {
+            return Ok(None);
+        }
+        self.graph.repo.go_on()?;
+        let found = places.found.len();
+        if self.graph.is_dirty(node) && self.graph.problem(node.id()).is_some() {
+            places.add(node.id(), path);
+        }
+        let mut below = Vec::new();
         // What cannot be read is among the problems.
-        match graph.repo.read_tree(id) {
+        match self.graph.repo.read_tree(TreeId(node.id())) {
             Ok(Tree::Entries(entries)) => {
                 for entry in entries {
-                    let path = join(&path, &entry);
                     match entry.kind {
-                        EntryKind::File { size, content } => look_at_content(graph, content, size, &path, &mut places),
-                        EntryKind::Dir { tree, .. } => pending.push((Node::Tree(tree), path)),
+                        EntryKind::File { size, content } => {
+                            let mut path = path.to_vec();
+                            append(&mut path, &entry.name);
+                            self.look_at_content(content, size, &path, places)?;
+                        }
+                        EntryKind::Dir { tree, .. } => below.push((Node::Dir(tree), Some(entry.name))),
                         EntryKind::Symlink { .. } => {}
                     }
                 }
             }
             Ok(Tree::Pieces { pieces, .. }) => {
-                pending.extend(pieces.into_iter().map(|piece| (Node::Tree(piece.tree), path.clone())));
+                below.extend(pieces.into_iter().map(|piece| (Node::Piece(piece.tree), None)));
             }
+            Err(error) if error.is_interrupted() => return Err(error),
             Err(_) => {}
         }
+        Ok(Some(Level { node, path: path.len(), below: below.into_iter(), found }))
     }
-    places
-}
 
-fn join(path: &[u8], entry: &Entry) -> Vec<u8> {
-    if path.is_empty() { entry.name.as_bytes().to_vec() } else { [path, b"/", entry.name.as_bytes()].concat() }
-}
-
-fn look_at_content(graph: &Graph<'_>, content: Content, size: u64, path: &[u8], places: &mut Places) {
-    let (list, depth) = match content {
-        Content::Blob(blob) => {
-            if !graph.holds_blob(blob.object(), size) {
-                places.add(blob.object(), path);
+    fn look_at_content(&mut self, content: Content, size: u64, path: &[u8], places: &mut Places) -> Result<()> {
+        let (list, depth) = match content {
+            Content::Blob(blob) => {
+                if !self.graph.holds_blob(blob.object(), size)? {
+                    places.add(blob.object(), path);
+                }
+                return Ok(());
             }
-            return;
+            Content::Chunks { list, depth } => (list, depth),
+        };
+        let top = Node::List { id: list, depth };
+        if !self.graph.covers(top, size)? {
+            places.add(list.object(), path);
         }
-        Content::Chunks { list, depth } => (list, depth),
-    };
-    if !graph.covers(Node::List { id: list, depth }, size) {
-        places.add(list.object(), path);
-    }
-    // Equal pieces of a list are looked at once: a few objects can stand for any number of chunks.
-    let mut visited = HashSet::new();
-    let mut pending = vec![(list, depth)];
-    while let Some((id, depth)) = pending.pop() {
-        if !graph.is_dirty(Node::List { id, depth }) || !visited.insert((id, depth)) {
-            continue;
-        }
-        if graph.problem(id.object()).is_some() {
-            places.add(id.object(), path);
-        }
-        for line in graph.repo.read_list(id).unwrap_or_default() {
-            if depth > 1 {
-                if !graph.covers(Node::List { id: ListId(line.id), depth: depth - 1 }, line.length) {
+        let found = places.found.len();
+        // Equal pieces of a list are looked at once: a few objects can stand for any number of chunks.
+        let mut visited = HashSet::new();
+        let mut pending = vec![(list, depth)];
+        while let Some((id, depth)) = pending.pop() {
+            let node = Node::List { id, depth };
+            if self.whole.contains(&node) || !visited.insert(node) {
+                continue;
+            }
+            if self.graph.is_dirty(node) && self.graph.problem(id.object()).is_some() {
+                places.add(id.object(), path);
+            }
+            let lines = match self.graph.repo.read_list(id) {
+                Err(error) if error.is_interrupted() => return Err(error),
+                lines => lines.unwrap_or_default(),
+            };
+            for line in lines {
+                if depth == 1 {
+                    if !self.graph.holds_blob(line.id, line.length)? {
+                        places.add(line.id, path);
+                    }
+                    continue;
+                }
+                let node = Node::List { id: ListId(line.id), depth: depth - 1 };
+                if !self.graph.covers(node, line.length)? {
                     places.add(line.id, path);
                 }
                 pending.push((ListId(line.id), depth - 1));
-            } else if !graph.holds_blob(line.id, line.length) {
-                places.add(line.id, path);
             }
         }
+        if places.found.len() == found && !places.more {
+            self.whole.insert(top);
+        }
+        Ok(())
     }
+}
+
+fn append(path: &mut Vec<u8>, name: &Name) {
+    if !path.is_empty() {
+        path.push(b'/');
+    }
+    path.extend_from_slice(name.as_bytes());
 }

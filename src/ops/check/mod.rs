@@ -14,13 +14,14 @@ mod locate;
 pub(super) mod packs;
 pub(super) mod read;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::num::NonZero;
 use std::time::{Duration, Instant};
 
 pub use self::extent::{Extent, Part};
 
 use self::graph::Graph;
+use self::locate::Locator;
 use self::read::{Contents, Stored};
 use super::parallel;
 use crate::error::{Error, ObjectProblem, Result};
@@ -146,10 +147,8 @@ pub fn check(repo: &SharedRepository, options: &CheckOptions, session: &Session<
     let loose = loose::list(repo.backend())?;
     let verified_before = verified::read(repo.backend(), session.start)?;
     let contents = threads.install(|| read::read(repo, &loose.objects, &options.extent, &verified_before, progress))?;
-    let stored = &contents.objects;
-
-    let graph = threads.install(|| walk_all(repo, stored, &listing.snapshots));
-    let mut report = judge(repo, &graph, stored, listing);
+    let graph = threads.install(|| walk_all(repo, &contents, &listing.snapshots))?;
+    let mut report = judge(repo, &graph, &contents, listing)?;
     report.damaged_labels = damaged_labels(repo, &refs)?;
     // What an interruption kept from being read is among the damaged now: that is no report, and is not recorded.
     repo.go_on()?;
@@ -157,13 +156,13 @@ pub fn check(repo: &SharedRepository, options: &CheckOptions, session: &Session<
     report.unlistable = loose.unreadable;
     report.leftovers = Leftovers {
         staging: staging::abandoned(repo.backend())?,
-        lost_snapshots: refs.snapshots.is_empty() && refs.pruned.is_empty() && !stored.is_empty(),
+        lost_snapshots: refs.snapshots.is_empty() && refs.pruned.is_empty() && contents.totals().objects > 0,
         half_removed: refs.half_removed,
         strangers: strangers(refs.strangers, loose.strangers, repo.packs()?.strangers()),
         ..report.leftovers
     };
     let forgotten = if contents.index_misleads { repo.forget_index() } else { Ok(()) };
-    let to_record = to_store_again(&contents, &report.damaged, &damaged::read(repo.backend())?);
+    let to_record = to_store_again(repo, &contents, &report.damaged, &damaged::read(repo.backend())?)?;
     report.not_recorded = repo.record_damaged(session, &to_record).and(forgotten).err();
     report.damaged_packs = contents.damaged_packs;
     let mut verified = verified_before.clone();
@@ -183,42 +182,43 @@ pub(super) fn read_everything(repo: &Repository, loose: &[ObjectId], progress: &
     read::read(repo, loose, &Extent::Everything, &Verified::default(), progress)
 }
 
-/// Walks what the snapshots refer to. Call it in the pool of threads that shall read. Who interrupts it gets a walk that is
-/// not complete.
-pub(super) fn walk_all<'a>(
-    repo: &'a Repository,
-    stored: &'a HashMap<ObjectId, Stored>,
-    snapshots: &[Snapshot],
-) -> Graph<'a> {
-    let mut graph = Graph::new(repo, stored);
+/// Walks what the snapshots refer to. Call it in the pool of threads that shall read.
+pub(super) fn walk_all<'a>(repo: &'a Repository, contents: &'a Contents, snapshots: &[Snapshot]) -> Result<Graph<'a>> {
+    let mut graph = Graph::new(repo, contents);
     for snapshot in snapshots {
-        graph.walk(snapshot);
+        graph.walk(snapshot)?;
     }
-    graph.settle();
-    graph
+    Ok(graph)
 }
 
 /// The snapshots that restore wholly.
-pub(super) fn whole(graph: &Graph<'_>, snapshots: &[Snapshot]) -> Vec<u64> {
-    let is_whole = |snapshot: &&Snapshot| locate::locate(graph, snapshot).found.is_empty();
-    snapshots.iter().filter(is_whole).map(|snapshot| snapshot.number).collect()
+pub(super) fn whole(graph: &Graph<'_>, snapshots: &[Snapshot]) -> Result<Vec<u64>> {
+    let mut locator = Locator::new(graph);
+    let mut whole = Vec::new();
+    for snapshot in snapshots {
+        if locator.locate(snapshot)?.found.is_empty() {
+            whole.push(snapshot.number);
+        }
+    }
+    Ok(whole)
 }
 
 /// What a walk over the snapshots says of them and of the objects that are stored.
 pub(super) fn judge(
     repo: &Repository,
     graph: &Graph<'_>,
-    stored: &HashMap<ObjectId, Stored>,
+    contents: &Contents,
     listing: SnapshotListing,
-) -> CheckReport {
+) -> Result<CheckReport> {
     // What is needed through something that cannot be read is not known.
     let all_known = listing.unreadable.is_empty() && graph.is_complete();
-    let unneeded = if all_known { stored.keys().filter(|id| !graph.needs(id)).count() as u64 } else { 0 };
+    let unneeded = if all_known { graph.unneeded() } else { 0 };
+    let totals = contents.totals();
     let mut report = CheckReport {
         snapshots: listing.snapshots.len() as u64,
-        objects: stored.len() as u64,
-        bytes: stored.values().map(|stored| if let Stored::Whole(length) = stored { *length } else { 0 }).sum(),
-        unread: stored.values().filter(|stored| matches!(stored, Stored::Unread(_))).count() as u64,
+        objects: totals.objects,
+        bytes: totals.bytes,
+        unread: totals.unread,
         unreadable: listing.unreadable,
         leftovers: Leftovers { unneeded, ..Leftovers::default() },
         ..CheckReport::default()
@@ -231,24 +231,27 @@ pub(super) fn judge(
         let path = repo.backend().describe(&layout::RefFile::Ref(number).path());
         report.unreadable.push((number, Error::Damaged { path, reason: reason.to_string(), next }));
     }
-    name_files(graph, &listing.snapshots, &mut report);
-    report
+    name_files(graph, &listing.snapshots, &mut report)?;
+    Ok(report)
 }
 
 /// The objects that a snapshot must not rely on: what is damaged or missing now, and what was found so before and was not
 /// read again.
 pub(super) fn to_store_again(
+    repo: &Repository,
     contents: &Contents,
     damaged: &BTreeMap<ObjectId, Damage>,
     before: &HashSet<ObjectId>,
-) -> Vec<ObjectId> {
-    let is_unread = |id: &&ObjectId| matches!(contents.objects.get(id), Some(Stored::Unread(_)));
-    let unread = before.iter().filter(is_unread);
-    let mut all: Vec<ObjectId> =
-        contents.damaged_in_packs.iter().chain(damaged.keys()).chain(unread).copied().collect();
+) -> Result<Vec<ObjectId>> {
+    let mut all: Vec<ObjectId> = contents.damaged_in_packs.iter().chain(damaged.keys()).copied().collect();
+    for id in before {
+        if let Some(Stored::Unread(_)) = contents.find(repo, *id)?.stored {
+            all.push(*id);
+        }
+    }
     all.sort_unstable();
     all.dedup();
-    all
+    Ok(all)
 }
 
 /// The packs that are damaged, or hold something that is.
@@ -280,9 +283,10 @@ fn strangers(in_snapshots: Vec<String>, in_objects: Vec<String>, in_packs: Vec<S
     in_snapshots.chain(in_objects).chain(in_packs).collect()
 }
 
-fn name_files(graph: &Graph<'_>, snapshots: &[Snapshot], report: &mut CheckReport) {
+fn name_files(graph: &Graph<'_>, snapshots: &[Snapshot], report: &mut CheckReport) -> Result<()> {
+    let mut locator = Locator::new(graph);
     for snapshot in snapshots {
-        let places = locate::locate(graph, snapshot);
+        let places = locator.locate(snapshot)?;
         report.more_files |= places.more;
         if places.found.is_empty() {
             report.whole.push(snapshot.number);
@@ -296,4 +300,5 @@ fn name_files(graph: &Graph<'_>, snapshots: &[Snapshot], report: &mut CheckRepor
             }
         }
     }
+    Ok(())
 }

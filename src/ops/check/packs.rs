@@ -10,7 +10,6 @@ use std::collections::btree_map::Entry;
 use std::slice;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::read::Stored;
 use crate::error::Result;
 use crate::object::{HashAlgorithm, Hasher, ObjectId};
 use crate::repo::Repository;
@@ -39,12 +38,22 @@ impl Problem {
     }
 }
 
-/// Objects and what is known of each.
-pub(in crate::ops) type Objects = Vec<(ObjectId, Stored)>;
+/// The objects of a frame.
+pub(in crate::ops) struct VerifiedFrame {
+    /// The slot of the pack.
+    pub(in crate::ops) slot: u32,
+    /// The position of the first of them among all objects of the pack.
+    pub(in crate::ops) first: u32,
+    /// In the order in which they stand; of each how many bytes it has, or what is wrong with it.
+    pub(in crate::ops) objects: Vec<(ObjectId, Result<u64, String>)>,
+}
 
-/// Reads the packs in `slots` and gives the objects of each frame to `each`, in no order. Call it in the
-/// pool of threads that shall read.
-pub(in crate::ops) fn read_all(repo: &Repository, slots: &[u32], each: impl FnMut(Objects) + Send) -> Result<Problems> {
+/// Reads the packs in `slots` and gives each frame to `each`, in no order. Call it in the pool of threads that shall read.
+pub(in crate::ops) fn read_all(
+    repo: &Repository,
+    slots: &[u32],
+    each: impl FnMut(VerifiedFrame) + Send,
+) -> Result<Problems> {
     let turn = Mutex::new(Turn { repo, slots: slots.iter(), open: None });
     let found = Mutex::new((each, Problems::new()));
     let note = |slot: u32, problem: Problem| match lock(&found).1.entry(slot) {
@@ -60,8 +69,8 @@ pub(in crate::ops) fn read_all(repo: &Repository, slots: &[u32], each: impl FnMu
                 None => return Ok(()),
                 Some(Step::Problem(slot, problem)) => note(slot, problem),
                 Some(Step::Frame(frame)) => {
-                    let (objects, problem) = frame.verify(repo.hash());
-                    (lock(&found).0)(objects);
+                    let (verified, problem) = frame.verify(repo.hash());
+                    (lock(&found).0)(verified);
                     if let Some(reason) = problem {
                         note(frame.slot, Problem::Frame(frame.number, reason));
                     }
@@ -171,32 +180,33 @@ struct ReadFrame {
 
 impl ReadFrame {
     /// Decodes the frame and hashes every object in it. Beside the objects it says what is wrong with the frame.
-    fn verify(&self, hash: HashAlgorithm) -> (Objects, Option<String>) {
+    fn verify(&self, hash: HashAlgorithm) -> (VerifiedFrame, Option<String>) {
         let (first, count) = self.pack.objects_of(self.number);
         let members = &self.members[first as usize..(first + count) as usize];
+        let verified = |objects| VerifiedFrame { slot: self.slot, first, objects };
         let decoded = self.bytes.as_deref().map_err(Clone::clone).and_then(|bytes| {
             self.pack.decode_bytes(self.number, bytes, members.to_vec()).map_err(|error| error.reason())
         });
         let decoded = match decoded {
             Ok(decoded) => decoded,
             Err(reason) => {
-                let objects = members.iter().map(|member| (member.id, Stored::Damaged(reason.clone())));
-                return (objects.collect(), Some(reason));
+                let objects = members.iter().map(|member| (member.id, Err(reason.clone())));
+                return (verified(objects.collect()), Some(reason));
             }
         };
         let verify = |(position, member): (usize, &Member)| {
             if hash.hash(decoded.content(position)) == member.id {
-                return (member.id, Stored::Whole(u64::from(member.length)));
+                return (member.id, Ok(u64::from(member.length)));
             }
-            (member.id, Stored::Damaged(format!("{}: its content there has another hash", self.pack.name())))
+            (member.id, Err(format!("{}: its content there has another hash", self.pack.name())))
         };
-        let objects: Objects = members.iter().enumerate().map(verify).collect();
+        let objects: Vec<_> = members.iter().enumerate().map(verify).collect();
         let problem = if decoded.is_well_formed() {
-            let damaged = objects.iter().find(|(_, stored)| matches!(stored, Stored::Damaged(_)));
+            let damaged = objects.iter().find(|(_, verified)| verified.is_err());
             damaged.map(|(id, _)| format!("object {id} in it has another hash"))
         } else {
             Some(format!("the archive in frame {} is not what its index says", self.number))
         };
-        (objects, problem.map(|reason| self.pack.damaged(reason).reason()))
+        (verified(objects), problem.map(|reason| self.pack.damaged(reason).reason()))
     }
 }

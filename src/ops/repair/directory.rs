@@ -45,7 +45,7 @@ impl Interest {
     /// Takes in what could bring what is wanted.
     pub(super) fn add(&mut self, wanted: Wanted) {
         match wanted {
-            Wanted::Node(Node::Tree(_)) => self.trees = true,
+            Wanted::Node(Node::Dir(_) | Node::Piece(_)) => self.trees = true,
             Wanted::Node(Node::List { .. }) | Wanted::Blob { is_chunk: true, .. } => self.chunked = true,
             Wanted::Blob { length, is_chunk: false, .. } => {
                 self.lengths.insert(length);

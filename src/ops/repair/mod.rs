@@ -157,7 +157,7 @@ pub fn plan(
     let rotten = salvages.iter().map(Salvage::name).collect();
     let origins = Arc::new(Origins::new(repo.rules(), salvages, copies, directory));
     let mut taken = Taken::default();
-    pool.install(|| taken.replace(&origins, &mut contents))?;
+    pool.install(|| taken.replace(&repo, &origins, &mut contents))?;
     repo.look_elsewhere(Some(Arc::clone(&origins) as Arc<dyn Elsewhere>))?;
     let search = Search { repo: &repo, origins: &origins, directory, threads, session };
     pool.install(|| search.run(&mut contents, &brought.listing.snapshots))?;
@@ -167,16 +167,15 @@ pub fn plan(
     repo.go_on()?;
 
     // What is to be then.
-    let stored = &contents.objects;
-    let walk = |snapshots: &[Snapshot]| pool.install(|| check::walk_all(&repo, stored, snapshots));
-    let graph = walk(&brought.listing.snapshots);
-    let damaged_snapshots = damaged_snapshots(&graph, &brought.listing);
+    let walk = |snapshots: &[Snapshot]| pool.install(|| check::walk_all(&repo, &contents, snapshots));
+    let graph = walk(&brought.listing.snapshots)?;
+    let damaged_snapshots = damaged_snapshots(&graph, &brought.listing)?;
     let remove = if remove_damaged_snapshots { damaged_snapshots.clone() } else { Vec::new() };
     refuse_pinned(&repo, &remove)?;
     let mut listing = mem::take(&mut brought.listing);
     listing.snapshots.retain(|snapshot| !remove.contains(&snapshot.number));
     listing.unreadable.retain(|(number, _)| !remove.contains(number));
-    let graph = if remove.is_empty() { graph } else { walk(&listing.snapshots) };
+    let graph = if remove.is_empty() { graph } else { walk(&listing.snapshots)? };
     let is_all_known = listing.unreadable.is_empty() && graph.is_complete() && loose.unreadable.is_empty();
     taken.leave_out(|id| is_all_known && !graph.needs(id));
     let is_damaged_loose: HashSet<ObjectId> = contents.damaged_loose.iter().copied().collect();
@@ -196,7 +195,7 @@ pub fn plan(
     let as_loose = loose.unreadable.is_empty() && writing.stay_loose(found.len(), bytes);
     let (going, staying) = verdict.packs(&found)?;
     let (superseded_loose, kept_loose) = verdict.loose(&found, as_loose)?;
-    let mut remaining = check::judge(&repo, &graph, stored, listing);
+    let mut remaining = check::judge(&repo, &graph, &contents, listing)?;
     remaining.unlistable = loose.unreadable;
     remaining.damaged_labels = check::damaged_labels(&repo, &repo.refs()?)?;
     remaining.damaged_labels.retain(|(number, _)| !remove.contains(number));
@@ -378,13 +377,13 @@ struct TakenPack {
 
 impl Taken {
     /// Takes the packs of which the repository has a damaged one.
-    fn replace(&mut self, origins: &Origins, contents: &mut Contents) -> Result<()> {
+    fn replace(&mut self, repo: &Repository, origins: &Origins, contents: &mut Contents) -> Result<()> {
         for salvage in &origins.salvages {
             for (number, copy) in origins.copies.iter().enumerate() {
                 let list = copy.packs()?.list();
                 let slot = (0..).zip(list).find(|(_, (name, _))| *name == salvage.name()).map(|(slot, _)| slot);
                 if let Some(slot) = slot
-                    && self.take(origins, number, slot, contents)?
+                    && self.take(repo, origins, (number, slot), contents)?
                 {
                     break;
                 }
@@ -414,28 +413,33 @@ impl Taken {
             let (name, index) = index;
             let all: u64 = index.members.iter().map(|member| u64::from(member.length) + MEMBER_OVERHEAD).sum();
             if wanted.saturating_mul(2) >= all && !own.contains(&name) {
-                self.take(origins, number, slot, contents)?;
+                self.take(repo, origins, (number, slot), contents)?;
             }
         }
         Ok(())
     }
 
-    /// Takes a pack, if all of it is whole.
-    fn take(&mut self, origins: &Origins, copy: usize, slot: u32, contents: &mut Contents) -> Result<bool> {
-        let repo = &origins.copies[copy];
+    /// Takes the pack in a slot of a copy, if all of it is whole.
+    fn take(
+        &mut self,
+        repo: &Repository,
+        origins: &Origins,
+        (copy, slot): (usize, u32),
+        contents: &mut Contents,
+    ) -> Result<bool> {
         let mut objects = Vec::new();
-        let problems = packs::read_all(repo, &[slot], |frame| objects.extend(frame))?;
+        let problems = packs::read_all(&origins.copies[copy], &[slot], |frame| objects.extend(frame.objects))?;
         if !problems.is_empty() {
             return Ok(false);
         }
-        let name = repo.packs()?.file(slot)?.name();
+        let name = origins.copies[copy].packs()?.file(slot)?.name();
         let mut members = Vec::with_capacity(objects.len());
         for (id, stored) in objects {
-            if let Stored::Whole(length) = stored {
-                origins.note(id, Found { origin: Origin::Copy(copy), kind: name.kind, length });
-                members.push(id);
-            }
-            contents.objects.insert(id, stored);
+            // There are no problems, so all are whole.
+            let Ok(length) = stored else { continue };
+            origins.note(id, Found { origin: Origin::Copy(copy), kind: name.kind, length });
+            members.push(id);
+            contents.add(repo, id, Stored::Whole(length))?;
         }
         self.objects.extend(&members);
         self.packs.push(TakenPack { copy, name, members });
@@ -470,23 +474,25 @@ impl Search<'_> {
     fn run(&self, contents: &mut Contents, snapshots: &[Snapshot]) -> Result<()> {
         let mut interest = Interest::default();
         loop {
-            let wanted = check::walk_all(self.repo, &contents.objects, snapshots).wanted();
+            let wanted = check::walk_all(self.repo, contents, snapshots)?.wanted();
             self.look_for(wanted, contents, &mut interest)?;
             let found = self.origins.found();
-            let is_new = |(id, _): &(&ObjectId, &Found)| !is_whole(contents, id);
+            let is_new = |(id, _): &(&ObjectId, &Found)| !contents.is_whole(self.repo, **id);
             let new: Vec<(ObjectId, u64)> =
                 found.iter().filter(is_new).map(|(id, found)| (*id, found.length)).collect();
             drop(found);
             if new.is_empty() {
                 return Ok(());
             }
-            contents.objects.extend(new.into_iter().map(|(id, length)| (id, Stored::Whole(length))));
+            for (id, length) in new {
+                contents.add(self.repo, id, Stored::Whole(length))?;
+            }
         }
     }
 
     /// `read` is what the directory was read for so far.
     fn look_for(&self, wanted: Vec<Wanted>, contents: &Contents, read: &mut Interest) -> Result<()> {
-        let missing = self.origins.look_for(wanted.clone(), |id| is_whole(contents, id));
+        let missing = self.origins.look_for(wanted.clone(), |id| contents.is_whole(self.repo, *id));
         let Some(path) = self.directory.filter(|_| !missing.is_empty()) else { return Ok(()) };
         let mut interest = read.clone();
         for wanted in missing {
@@ -497,27 +503,23 @@ impl Search<'_> {
         }
         *read = interest;
         let found: HashSet<ObjectId> = self.origins.found().keys().copied().collect();
-        let is_here = |id: &ObjectId| is_whole(contents, id) && !found.contains(id);
+        let is_here = |id: &ObjectId| contents.is_whole(self.repo, *id) && !found.contains(id);
         let handles = parallel::Handles::for_threads(self.threads);
         let directory = Directory::read(path, read, self.repo, handles, is_here, self.session.progress)?;
         *self.origins.directory.write().unwrap_or_else(PoisonError::into_inner) = directory;
-        self.origins.look_for(wanted, |id| is_whole(contents, id));
+        self.origins.look_for(wanted, |id| contents.is_whole(self.repo, *id));
         Ok(())
     }
 }
 
-fn is_whole(contents: &Contents, id: &ObjectId) -> bool {
-    matches!(contents.objects.get(id), Some(Stored::Whole(_)))
-}
-
 /// The snapshots that do not restore wholly. One that is too new for this program is not among them.
-fn damaged_snapshots(graph: &Graph<'_>, listing: &SnapshotListing) -> Vec<u64> {
-    let whole = check::whole(graph, &listing.snapshots);
+fn damaged_snapshots(graph: &Graph<'_>, listing: &SnapshotListing) -> Result<Vec<u64>> {
+    let whole = check::whole(graph, &listing.snapshots)?;
     let numbers = listing.snapshots.iter().map(|snapshot| snapshot.number);
     let lacking = numbers.filter(|number| !whole.contains(number));
     let unreadable = listing.unreadable.iter().filter(|(_, error)| error.is_unreadable()).map(|(number, _)| *number);
     let all: BTreeSet<u64> = lacking.chain(unreadable).collect();
-    all.into_iter().collect()
+    Ok(all.into_iter().collect())
 }
 
 /// What is to be stored and what goes, when all that can be found was found.
@@ -541,12 +543,12 @@ impl Verdict<'_> {
             found.iter().filter(|(id, _)| is_to_be(id)).map(|(id, found)| (*id, *found)).collect();
         for (number, salvage) in self.origins.salvages.iter().enumerate() {
             for id in salvage.objects().filter(is_to_be) {
-                if let Some(Stored::Whole(length)) = self.contents.objects.get(&id)
+                if let Some(Stored::Whole(length)) = self.contents.find(self.repo, id)?.stored
                     && !objects.contains_key(&id)
                     && !self.stands_outside(id)?
                 {
                     let (origin, kind) = (Origin::Salvage(number), salvage.name().kind);
-                    objects.insert(id, Found { origin, kind, length: *length });
+                    objects.insert(id, Found { origin, kind, length });
                 }
             }
         }

@@ -186,10 +186,10 @@ fn id_of(wanted: Wanted) -> ObjectId {
 /// What a tree or list refers to; nothing if it is not one.
 fn below(node: Node, content: &[u8]) -> Vec<Wanted> {
     match node {
-        Node::Tree(_) => match Tree::decode(content) {
+        Node::Dir(_) | Node::Piece(_) => match Tree::decode(content) {
             Ok(Tree::Entries(entries)) => entries.iter().filter_map(|entry| below_entry(&entry.kind)).collect(),
             Ok(Tree::Pieces { pieces, .. }) => {
-                pieces.into_iter().map(|piece| Wanted::Node(Node::Tree(piece.tree))).collect()
+                pieces.into_iter().map(|piece| Wanted::Node(Node::Piece(piece.tree))).collect()
             }
             Err(_) => Vec::new(),
         },
@@ -212,7 +212,7 @@ fn below_entry(kind: &EntryKind) -> Option<Wanted> {
         EntryKind::File { content: Content::Chunks { list, depth }, .. } => {
             Some(Wanted::Node(Node::List { id: list, depth }))
         }
-        EntryKind::Dir { tree, .. } => Some(Wanted::Node(Node::Tree(tree))),
+        EntryKind::Dir { tree, .. } => Some(Wanted::Node(Node::Dir(tree))),
         EntryKind::Symlink { .. } => None,
     }
 }

@@ -17,6 +17,9 @@ use crate::store::{Backend, StoredFile};
 /// Tables are read in parts of so many bytes: whole lines of either.
 const PART_OF_TABLE: u64 = (MEMBER * FRAME) as u64 * 1024;
 
+/// So many members are read at once where several are wanted.
+const SOME_MEMBERS: usize = 32;
+
 /// An open pack. That its footer, its length and its table of frames agree has been seen.
 #[derive(Debug)]
 pub struct PackFile {
@@ -190,15 +193,24 @@ impl PackFile {
 
     /// What stands at `position` among all objects of the pack, if there are so many.
     pub fn member(&self, position: u32) -> Result<Option<Member>> {
-        if position >= self.footer.objects {
-            return Ok(None);
-        }
         let mut line = [0; MEMBER];
+        Ok(self.read_members(position, &mut line)?.first().map(Member::decode))
+    }
+
+    /// What stands at `position` and behind it, as far as there is so much, in one go: a few dozen members at most.
+    pub fn some_members(&self, position: u32) -> Result<Vec<Member>> {
+        let mut lines = [0; SOME_MEMBERS * MEMBER];
+        Ok(self.read_members(position, &mut lines)?.iter().map(Member::decode).collect())
+    }
+
+    fn read_members<'b>(&self, position: u32, lines: &'b mut [u8]) -> Result<&'b [[u8; MEMBER]]> {
+        let there = self.footer.objects.saturating_sub(position) as usize;
+        let wanted = there.saturating_mul(MEMBER).min(lines.len());
         let at = self.footer.objects_at() + u64::from(position) * MEMBER as u64;
-        if self.file.read_at(at, &mut line)? < MEMBER {
+        if wanted > 0 && self.file.read_at(at, &mut lines[..wanted])? < wanted {
             return Err(self.damaged("it was cut short while it was open"));
         }
-        Ok(Some(Member::decode(&line)))
+        Ok(lines[..wanted].as_chunks().0)
     }
 
     /// The frame that holds the object at `position` among all objects of the pack, and the object's position in it.
