@@ -6,7 +6,7 @@
 //! Geometrically, as `git repack --geometric` does: of the packs of one kind, ordered by size, one is folded together with
 //! all smaller ones if it is less than twice as large as they are together (or small in any case: [`SMALL`]). So what is
 //! left at least doubles from pack to pack, an object is copied a number of times that grows with the logarithm of the
-//! repository, and packs of half the usual size are never touched again.
+//! repository, and packs of half the usual size, in bytes or objects, are never touched again.
 //!
 //! # The order, and why nothing is lost
 //!
@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, Result};
 use crate::object::{ObjectId, Tree, decode_list};
 use crate::repo::{Copied, Copy, Keepers, Removal, Removed, Repository, Session, SharedRepository, WriterOptions};
-use crate::store::pack::{PackKind, PackName};
+use crate::store::pack::{PACK_OBJECTS, PackKind, PackName};
 use crate::store::packs::Location;
 use crate::store::{layout, loose};
 
@@ -100,9 +100,18 @@ pub fn is_due(repo: &Repository, options: WriterOptions) -> Result<bool> {
     if packs.len() <= MANY_SMALL_PACKS {
         return Ok(false);
     }
-    let lengths = packs.iter().map(|(name, _)| repo.backend().length(&name.path()));
-    let lengths = lengths.collect::<Result<Vec<_>>>()?;
-    Ok(lengths.iter().filter(|length| **length < options.pack_size / 2).count() > MANY_SMALL_PACKS)
+    let mut to_fold = 0;
+    for (name, objects) in packs {
+        if !is_large(repo.backend().length(&name.path())?, objects, options) {
+            to_fold += 1;
+        }
+    }
+    Ok(to_fold > MANY_SMALL_PACKS)
+}
+
+/// Whether a pack is large enough to stay as it is.
+fn is_large(bytes: u64, objects: u32, options: WriterOptions) -> bool {
+    bytes >= options.pack_size / 2 || objects as usize >= PACK_OBJECTS / 2
 }
 
 /// Plans what to fold. Changes nothing.
@@ -114,18 +123,20 @@ pub fn plan(repo: &Repository, options: WriterOptions) -> Result<PackPlan> {
     let loose_bytes: u64 = loose.iter().map(|(_, bytes)| bytes).sum();
     let mut packs = Vec::new();
     let mut superseded = Vec::new();
-    for (slot, (name, _)) in (0..).zip(repo.packs()?.list()) {
+    for (slot, (name, objects)) in (0..).zip(repo.packs()?.list()) {
         if is_superseded(repo, &keepers, slot)? {
             superseded.push(name);
-        } else {
-            packs.push(PackToFold { name, bytes: length(&name.path())?, slot });
+            continue;
+        }
+        let bytes = length(&name.path())?;
+        if !is_large(bytes, objects, options) {
+            packs.push(PackToFold { name, bytes, slot });
         }
     }
     let mut fold = Vec::new();
     for kind in PackKind::ALL {
         let (mut of_kind, rest) = packs.into_iter().partition::<Vec<_>, _>(|pack| pack.name.kind == kind);
         packs = rest;
-        of_kind.retain(|pack| pack.bytes < options.pack_size / 2);
         of_kind.sort_unstable_by_key(|pack| (pack.bytes, pack.name));
         // Which of the loose objects are trees is not known before they are read. They are small.
         let loose = if kind == PackKind::Blobs { loose_bytes } else { loose_bytes.min(SMALL) };

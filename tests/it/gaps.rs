@@ -12,7 +12,7 @@ use backuptool::ops::prune::{self, PruneOptions};
 use backuptool::repo::WriterOptions;
 use backuptool::store::batch::SyncMethod;
 use backuptool::store::index::IndexFile;
-use backuptool::store::pack::PackName;
+use backuptool::store::pack::{PACK_OBJECTS, PackName};
 use backuptool::store::staging::{RunInfo, Staging};
 use backuptool::store::{Backend, MemoryBackend, layout, refs};
 use jiff::Timestamp;
@@ -20,7 +20,9 @@ use jiff::Timestamp;
 use crate::support::cli;
 use crate::support::fault::FaultBackend;
 use crate::support::model::{Model, Source, noise};
-use crate::support::repos::{check, init, open, prune, prune_plan, prune_with, restored, take_with};
+use crate::support::repos::{
+    check, init, open, pack_plan, prune, prune_plan, prune_with, restored, session, take_with,
+};
 
 const PACKED: WriterOptions = WriterOptions { sync: SyncMethod::Auto, loose_limit: 0, pack_size: 64 << 20 };
 const LOOSE: WriterOptions = WriterOptions { loose_limit: usize::MAX, ..PACKED };
@@ -186,6 +188,31 @@ fn a_ref_has_the_greatest_length_and_number_at_most() {
     assert_eq!(publish(10).unwrap(), layout::MAX_NUMBER);
     assert!(matches!(publish(10), Err(Error::Refused { .. })));
     assert_eq!(refs::list(&memory).unwrap().snapshots, [1, layout::MAX_NUMBER - 1, layout::MAX_NUMBER]);
+}
+
+#[test]
+fn a_pack_is_complete_when_it_has_many_objects_however_small() {
+    let memory = repository(&[]);
+    let writing = WriterOptions { loose_limit: 0, ..WriterOptions::default() };
+    let repo = open(memory.clone()).unwrap();
+    let session = session();
+    let writer = repo.writer(&session, writing).unwrap();
+    let mut blobs = writer.blobs();
+    for number in 0..PACK_OBJECTS + 20_000 {
+        blobs.store(&number.to_le_bytes()).unwrap();
+    }
+    // A run that was interrupted: what was complete is there.
+    drop(blobs);
+    drop(writer);
+    let list = open(memory.clone()).unwrap().packs().unwrap().list();
+    let [(large, objects)] = list[..] else { panic!("{list:?}") };
+    assert!((PACK_OBJECTS..PACK_OBJECTS + 10_000).contains(&(objects as usize)), "{objects}");
+    // By its bytes it would be folded together with this one.
+    let bytes = usize::try_from(memory.length(&large.path()).unwrap()).unwrap();
+    take_with(memory.clone(), Source::new(Model::default().file("a", noise(1, bytes * 2 / 3))).path(), writing)
+        .unwrap();
+    let plan = pack_plan(memory, WriterOptions::default()).unwrap();
+    assert!(plan.fold.iter().all(|pack| pack.name != large), "{plan:?}");
 }
 
 /// Threads that read beside each other all miss what an index hides; the first of them that looks again gives it up.

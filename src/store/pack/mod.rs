@@ -50,6 +50,9 @@ pub const MAX_FRAME_EXTRA: usize = 16 << 20;
 /// A pack is complete when it has so many bytes.
 pub const PACK_SIZE: u64 = 256 << 20;
 
+/// Or so many objects: who reads a pack holds its index, 36 bytes an object, and so does who writes one.
+pub const PACK_OBJECTS: usize = 1 << 17;
+
 /// No pack has more bytes than this: FAT takes no larger files.
 pub const MAX_PACK: u64 = u32::MAX as u64;
 

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::index::{FrameEntry, PackIndex};
-use super::{Frame, FrameBuilder, MAX_PACK, Member, PackKind, PackName};
+use super::{Frame, FrameBuilder, MAX_PACK, Member, PACK_OBJECTS, PackKind, PackName};
 use crate::error::{Error, Result};
 use crate::object::{HashAlgorithm, Hasher};
 use crate::store::layout;
@@ -23,7 +23,7 @@ pub struct PackWriter<'s> {
     staging: Arc<Staging<'s>>,
     kind: PackKind,
     hash: HashAlgorithm,
-    /// A pack is complete when it has so many bytes.
+    /// A pack is complete when it has so many bytes, if it has not [`PACK_OBJECTS`] before.
     size: u64,
     open: Mutex<Option<OpenPack>>,
     begun: AtomicU64,
@@ -49,7 +49,7 @@ pub struct FinishedPack {
 }
 
 impl<'s> PackWriter<'s> {
-    /// A writer for packs of about `size` bytes, and at most half of what a pack may have.
+    /// A writer for packs of about `size` bytes, and at most half of what a pack may have, or of [`PACK_OBJECTS`].
     pub fn new(
         backend: &'s dyn Backend,
         staging: Arc<Staging<'s>>,
@@ -83,7 +83,7 @@ impl<'s> PackWriter<'s> {
             };
             // If this fails the pack is not put back: what is in it is unknown, and the run ends.
             pack.append(frame)?;
-            if pack.length < self.size {
+            if pack.length < self.size && pack.index.members.len() < PACK_OBJECTS {
                 *slot = Some(pack);
                 return Ok(None);
             }
