@@ -86,16 +86,10 @@ impl Repository {
 
     /// The places in packs where the object stands, as their indexes say.
     pub fn packed_copies(&self, id: ObjectId) -> Result<Vec<Location>> {
-        Ok(self.packed_lengths(id)?.into_iter().map(|(location, _)| location).collect())
-    }
-
-    /// The same, with the length that the object has there, in bytes.
-    pub fn packed_lengths(&self, id: ObjectId) -> Result<Vec<(Location, u32)>> {
-        let packs = self.packs()?;
         let mut copies = Vec::new();
-        for location in packs.find(id)? {
-            if let Some(member) = packs.member(location)?.filter(|member| member.id == id) {
-                copies.push((location, member.length));
+        for location in self.packs()?.find(id)? {
+            if self.name_at(location)? == Some(id) {
+                copies.push(location);
             }
         }
         Ok(copies)

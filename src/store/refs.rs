@@ -75,8 +75,8 @@ pub fn read(backend: &dyn Backend, number: u64) -> Result<Vec<u8>> {
 /// snapshot is visible and durable.
 ///
 /// `next` is what [`RefListing::next_number`] of a listing said that was made since the repository is held shared; nothing
-/// if there was none. It may be out of date: a number that was taken since is passed over, and so is one that was given
-/// back, which cannot be as long as the lock holds that keeps a prune away.
+/// if there was none. It may be out of date: a number that was taken since is passed over. So is one whose snapshot was
+/// removed since, though the lock keeps a prune away: where it does not hold, the new snapshot would count as removed.
 pub fn publish(
     backend: &dyn Backend,
     staging: &Staging<'_>,

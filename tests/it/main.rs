@@ -14,6 +14,7 @@ mod hostile;
 mod interruptions;
 mod many;
 mod meetings;
+mod misled;
 mod objects;
 mod pack_sweeps;
 mod packs;

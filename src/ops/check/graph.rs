@@ -12,8 +12,8 @@
 //! # Memory
 //!
 //! Of each distinct tree and list its size is held, by the place where it stands; of each object that is needed a bit. What
-//! was said about the size of a node that is yet to be read is kept until it was, and as the walk goes down before it goes
-//! on, that is little at a time. Names are kept of what is loose or damaged.
+//! was said about the size of a node that is yet to be read is kept until it was; nodes of which much was said are read
+//! first. Names are kept of what is loose or damaged, and of lists of lists.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::mem;
@@ -240,7 +240,7 @@ impl<'a> Graph<'a> {
             let nodes: Vec<Placed> = pending.split_off(pending.len().saturating_sub(READ_AT_ONCE));
             let contents: Vec<_> = nodes.par_iter().map(|at| self.read(at.node)).collect();
             for (at, content) in nodes.into_iter().zip(contents) {
-                match content {
+                match content? {
                     Ok(content) => self.note(at, content, &mut pending)?,
                     Err(error) if error.is_interrupted() => return Err(error),
                     Err(error) => {
@@ -252,19 +252,25 @@ impl<'a> Graph<'a> {
             }
             if self.claims.len() >= MANY_CLAIMS.max(2 * self.open_claims) {
                 self.judge_claims();
+                self.put_first_what_is_claimed(&mut pending);
             }
         }
         self.judge_claims();
         Ok(())
     }
 
-    fn read(&self, node: Node) -> Result<NodeContent> {
-        let references = self.references_of(node)?;
+    /// Reads a node, or says what is wrong with it. The outer error is none of the node's: what it refers to could not be
+    /// looked up.
+    fn read(&self, node: Node) -> Result<Result<NodeContent>> {
+        let references = match self.references_of(node) {
+            Ok(references) => references,
+            Err(error) => return Ok(Err(error)),
+        };
         let size = references.iter().try_fold(0_u64, |sum, reference| sum.checked_add(reference.size));
         let mut near = Near::default();
         let find = |reference: Reference| Ok((reference, self.find(&reference, &mut near)?));
         let references = references.into_iter().map(find).collect::<Result<_>>()?;
-        Ok(NodeContent { size: size.map_or(Size::TooMuch, Size::Is), references })
+        Ok(Ok(NodeContent { size: size.map_or(Size::TooMuch, Size::Is), references }))
     }
 
     fn find(&self, reference: &Reference, near: &mut Near) -> Result<Known> {
@@ -412,6 +418,15 @@ impl<'a> Graph<'a> {
         self.open_claims = self.claims.len();
     }
 
+    /// Nodes that many refer to may have to wait behind much else; then what was said of them would fill the memory.
+    fn put_first_what_is_claimed(&self, pending: &mut [Placed]) {
+        if self.claims.len() >= MANY_CLAIMS {
+            let claimed: HashSet<Node> = self.claims.iter().map(|claim| claim.to.node).collect();
+            // The last are read first.
+            pending.sort_by_key(|at| claimed.contains(&at.node));
+        }
+    }
+
     fn judge(&mut self, from: Referrer, to: Node, said: u64, found: Size) {
         let found = match found {
             Size::Is(found) if found != said => found.to_string(),
@@ -437,8 +452,9 @@ impl<'a> Graph<'a> {
 
     /// Whether a list covers this many bytes, as far as it could be read.
     pub(super) fn covers(&self, node: Node, size: u64) -> Result<bool> {
-        let place = self.contents.find(self.repo, node.id())?.places.first().copied();
-        Ok(match self.sizes.get(Placed { node, place }) {
+        // The walk may have known less places.
+        let mut places = self.contents.find(self.repo, node.id())?.places.into_iter().map(Some).chain([None]);
+        Ok(match places.find_map(|place| self.sizes.get(Placed { node, place })) {
             Some(Size::Is(found)) => found == size,
             Some(Size::TooMuch) => false,
             Some(Size::Pending | Size::Unknown) | None => true,
@@ -446,8 +462,9 @@ impl<'a> Graph<'a> {
     }
 
     /// Whether a blob is stored, whole as far as it was read, and of this length as far as that is known.
-    pub(super) fn holds_blob(&self, id: ObjectId, length: u64) -> Result<bool> {
-        Ok(has_length(&self.contents.find(self.repo, id)?, length))
+    /// `near` is where the last one was found that was asked for.
+    pub(super) fn holds_blob(&self, near: &mut Near, id: ObjectId, length: u64) -> Result<bool> {
+        Ok(has_length(&self.contents.find_next(self.repo, near, id)?, length))
     }
 
     /// Whether every tree and list that is referred to could be read.
@@ -457,7 +474,7 @@ impl<'a> Graph<'a> {
 
     /// Whether the walk has met no damage.
     pub(super) fn is_clean(&self) -> bool {
-        self.dirty.is_empty() && self.lacking.is_empty() && self.mismatches.is_empty()
+        self.dirty.is_empty() && self.lacking.is_empty() && self.mismatches.is_empty() && self.wrong_refs.is_empty()
     }
 
     /// Whether any snapshot that was walked refers to the object. Also if that cannot be found out.

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::vec;
 
 use super::graph::{Graph, Node};
+use super::read::Near;
 use crate::error::Result;
 use crate::object::{Content, EntryKind, ListId, Name, ObjectId, Snapshot, Tree, TreeId};
 
@@ -46,6 +47,7 @@ struct Level {
     below: vec::IntoIter<(Node, Option<Name>)>,
     /// How many places were found before it.
     found: usize,
+    was_read: bool,
 }
 
 impl<'g> Locator<'g> {
@@ -62,7 +64,7 @@ impl<'g> Locator<'g> {
         for (size, content) in [&snapshot.incomplete.all, &snapshot.changed.all].into_iter().flatten() {
             // No file of the snapshot, but a part of it.
             let path = b"(the full list of what could not be read or changed)";
-            self.look_at_content(*content, *size, path, &mut places)?;
+            self.look_at_content(*content, *size, path, &mut Near::default(), &mut places)?;
         }
         let mut path = Vec::new();
         let mut levels: Vec<Level> = self.enter(Node::Dir(snapshot.tree), &path, &mut places)?.into_iter().collect();
@@ -72,7 +74,7 @@ impl<'g> Locator<'g> {
             }
             path.truncate(level.path);
             let Some((node, name)) = level.below.next() else {
-                if places.found.len() == level.found {
+                if places.found.len() == level.found && level.was_read {
                     self.whole.insert(level.node);
                 }
                 levels.pop();
@@ -96,8 +98,9 @@ impl<'g> Locator<'g> {
         if self.graph.is_dirty(node) && self.graph.problem(node.id()).is_some() {
             places.add(node.id(), path);
         }
-        let mut below = Vec::new();
-        // What cannot be read is among the problems.
+        let (mut below, mut near) = (Vec::new(), Near::default());
+        // What cannot be read is among the problems. If it only cannot be read now, that is no reason to pass over it.
+        let mut was_read = true;
         match self.graph.repo.read_tree(TreeId(node.id())) {
             Ok(Tree::Entries(entries)) => {
                 for entry in entries {
@@ -105,7 +108,7 @@ impl<'g> Locator<'g> {
                         EntryKind::File { size, content } => {
                             let mut path = path.to_vec();
                             append(&mut path, &entry.name);
-                            self.look_at_content(content, size, &path, places)?;
+                            self.look_at_content(content, size, &path, &mut near, places)?;
                         }
                         EntryKind::Dir { tree, .. } => below.push((Node::Dir(tree), Some(entry.name))),
                         EntryKind::Symlink { .. } => {}
@@ -116,15 +119,22 @@ impl<'g> Locator<'g> {
                 below.extend(pieces.into_iter().map(|piece| (Node::Piece(piece.tree), None)));
             }
             Err(error) if error.is_interrupted() => return Err(error),
-            Err(_) => {}
+            Err(_) => was_read = false,
         }
-        Ok(Some(Level { node, path: path.len(), below: below.into_iter(), found }))
+        Ok(Some(Level { node, path: path.len(), below: below.into_iter(), found, was_read }))
     }
 
-    fn look_at_content(&mut self, content: Content, size: u64, path: &[u8], places: &mut Places) -> Result<()> {
+    fn look_at_content(
+        &mut self,
+        content: Content,
+        size: u64,
+        path: &[u8],
+        near: &mut Near,
+        places: &mut Places,
+    ) -> Result<()> {
         let (list, depth) = match content {
             Content::Blob(blob) => {
-                if !self.graph.holds_blob(blob.object(), size)? {
+                if !self.graph.holds_blob(near, blob.object(), size)? {
                     places.add(blob.object(), path);
                 }
                 return Ok(());
@@ -135,7 +145,7 @@ impl<'g> Locator<'g> {
         if !self.graph.covers(top, size)? {
             places.add(list.object(), path);
         }
-        let found = places.found.len();
+        let (found, mut was_read) = (places.found.len(), true);
         // Equal pieces of a list are looked at once: a few objects can stand for any number of chunks.
         let mut visited = HashSet::new();
         let mut pending = vec![(list, depth)];
@@ -149,11 +159,12 @@ impl<'g> Locator<'g> {
             }
             let lines = match self.graph.repo.read_list(id) {
                 Err(error) if error.is_interrupted() => return Err(error),
-                lines => lines.unwrap_or_default(),
+                lines => lines,
             };
-            for line in lines {
+            was_read &= lines.is_ok();
+            for line in lines.unwrap_or_default() {
                 if depth == 1 {
-                    if !self.graph.holds_blob(line.id, line.length)? {
+                    if !self.graph.holds_blob(near, line.id, line.length)? {
                         places.add(line.id, path);
                     }
                     continue;
@@ -165,7 +176,7 @@ impl<'g> Locator<'g> {
                 pending.push((ListId(line.id), depth - 1));
             }
         }
-        if places.found.len() == found && !places.more {
+        if places.found.len() == found && was_read && !places.more {
             self.whole.insert(top);
         }
         Ok(())

@@ -22,7 +22,7 @@ pub use self::extent::{Extent, Part};
 
 use self::graph::Graph;
 use self::locate::Locator;
-use self::read::{Contents, Stored};
+use self::read::Contents;
 use super::parallel;
 use crate::error::{Error, ObjectProblem, Result};
 use crate::object::{ObjectId, Snapshot};
@@ -245,7 +245,7 @@ pub(super) fn to_store_again(
 ) -> Result<Vec<ObjectId>> {
     let mut all: Vec<ObjectId> = contents.damaged_in_packs.iter().chain(damaged.keys()).copied().collect();
     for id in before {
-        if let Some(Stored::Unread(_)) = contents.find(repo, *id)?.stored {
+        if contents.is_unread(repo, *id)? {
             all.push(*id);
         }
     }
@@ -258,8 +258,9 @@ pub(super) fn to_store_again(
 fn doubtful_packs(repo: &Repository, report: &CheckReport) -> Result<HashSet<PackName>> {
     let mut packs: HashSet<PackName> = report.damaged_packs.iter().map(|(pack, _)| *pack).collect();
     for id in report.damaged.keys() {
-        for location in repo.packed_copies(*id)? {
-            packs.insert(repo.packs()?.file(location.slot)?.name());
+        // Or something whose name begins the same: then one pack more is read the next time.
+        for location in repo.packs()?.find(*id)? {
+            packs.insert(repo.packs()?.name(location.slot));
         }
     }
     Ok(packs)

@@ -97,10 +97,11 @@ impl Totals {
     }
 
     fn take_away(&mut self, stored: Stored) {
-        self.objects -= 1;
+        // A disk that says something else than the first time must not end the program.
+        self.objects = self.objects.saturating_sub(1);
         match stored {
-            Stored::Whole(length) => self.bytes -= length,
-            Stored::Unread(_) => self.unread -= 1,
+            Stored::Whole(length) => self.bytes = self.bytes.saturating_sub(length),
+            Stored::Unread(_) => self.unread = self.unread.saturating_sub(1),
             Stored::Damaged => {}
         }
     }
@@ -200,10 +201,14 @@ impl Contents {
         }
     }
 
-    /// Finds out which copies do not count, once all were read. `loose` says what is known of the loose objects.
+    /// Finds out which copies do not count, once all were read. (An index that hides one makes the totals too high, and that
+    /// is all.) `loose` says what is known of the loose objects.
     fn settle(&mut self, repo: &Repository, loose: Vec<(ObjectId, ReadLoose)>) -> Result<()> {
         let mut copies: Vec<(ObjectId, Location)> = Vec::new();
         for place in repo.packs()?.shared_prefixes()? {
+            if !self.is_readable(place) {
+                continue;
+            }
             let Some(member) = repo.packs()?.member(place)? else { continue };
             // They come in the order of the beginnings of their names.
             if copies.last().is_some_and(|(id, _)| !begin_alike(*id, member.id)) {
@@ -226,8 +231,7 @@ impl Contents {
         }
         let damaged: Vec<ObjectId> = self.reasons.keys().copied().collect();
         for id in damaged {
-            let known = self.find(repo, id)?;
-            if known.is_usable() {
+            if self.find(repo, id)?.is_usable() {
                 self.reasons.remove(&id);
             } else if self.copies(repo, id)?.iter().any(|(place, _)| self.damaged.has(*place)) {
                 self.damaged_in_packs.push(id);
@@ -253,10 +257,11 @@ impl Contents {
         Ok(())
     }
 
-    /// Takes an object for stored, beside the copies that may be in packs.
+    /// Takes an object for stored, beside the copies that may be in packs, and in place of what was taken before.
     pub(in crate::ops) fn add(&mut self, repo: &Repository, id: ObjectId, stored: Stored) -> Result<()> {
         let mut best = stored;
-        for (place, packed) in self.copies(repo, id)? {
+        let copies = if stored == Stored::Damaged { self.all_copies(repo, id) } else { self.copies(repo, id) };
+        for (place, packed) in copies? {
             self.shared.add(place);
             if self.superfluous.add(place) {
                 self.totals.take_away(packed);
@@ -278,14 +283,15 @@ impl Contents {
         if let Some(stored) = self.apart.get(&id) {
             return Ok(Known { stored: Some(*stored), places: Vec::new() });
         }
-        let packs = repo.packs()?;
-        // Before it is looked for: another thread may give the index file up meanwhile.
-        let (edition, relied_on_file) = (packs.edition(), !packs.distrusts_file());
-        let known = self.find_packed(repo, id)?;
-        if known.is_usable() || !relied_on_file || !packs.look_again(edition)? {
-            return Ok(known);
+        let mut known = Known::default();
+        for (place, stored) in self.all_copies(repo, id)? {
+            known.places.push(place);
+            if known.stored.is_none_or(|best| best.rank() < stored.rank()) {
+                known.stored = Some(stored);
+            }
         }
-        self.find_packed(repo, id)
+        known.places.sort_unstable();
+        Ok(known)
     }
 
     /// The same, for who asks for objects in the order in which a snapshot has stored them: each probably stands behind the
@@ -297,7 +303,7 @@ impl Contents {
                 near.members.reverse();
             }
             if let Some(member) = near.members.pop_if(|member| member.id == id)
-                && self.packed.get(place.slot as usize).is_some_and(|objects| place.position < *objects)
+                && self.is_readable(place)
                 && !self.shared.has(place)
             {
                 let known = Known { stored: Some(self.at(place, member.length.into())), places: vec![place] };
@@ -313,27 +319,48 @@ impl Contents {
         Ok(known)
     }
 
-    fn find_packed(&self, repo: &Repository, id: ObjectId) -> Result<Known> {
-        let mut known = Known::default();
-        for (place, stored) in self.copies(repo, id)? {
-            known.places.push(place);
-            if known.stored.is_none_or(|best| best.rank() < stored.rank()) {
-                known.stored = Some(stored);
-            }
-        }
-        known.places.sort_unstable();
-        Ok(known)
+    /// Whether an object is there and was not read. What the index of all packs hides does not count.
+    pub(in crate::ops) fn is_unread(&self, repo: &Repository, id: ObjectId) -> Result<bool> {
+        let best = match self.apart.get(&id) {
+            Some(stored) => Some(*stored),
+            None => self.copies(repo, id)?.into_iter().map(|(_, stored)| stored).max_by_key(|stored| stored.rank()),
+        };
+        Ok(matches!(best, Some(Stored::Unread(_))))
     }
 
-    /// The copies of an object in packs that could be used when they were read.
+    /// The copies of an object in packs. If the index of all packs knows of none that is usable, those that the packs
+    /// themselves say.
+    fn all_copies(&self, repo: &Repository, id: ObjectId) -> Result<Vec<(Location, Stored)>> {
+        let packs = repo.packs()?;
+        // Before it is looked for: another thread may give the index file up meanwhile.
+        let (edition, relied_on_file) = (packs.edition(), !packs.distrusts_file());
+        let copies = self.copies(repo, id)?;
+        let is_usable = copies.iter().any(|(_, stored)| *stored != Stored::Damaged);
+        if is_usable || !relied_on_file || !packs.look_again(edition)? {
+            return Ok(copies);
+        }
+        self.copies(repo, id)
+    }
+
+    /// The copies of an object that the index of all packs knows of, in packs that could be used when they were read.
     fn copies(&self, repo: &Repository, id: ObjectId) -> Result<Vec<(Location, Stored)>> {
-        let mut copies = Vec::new();
-        for (place, length) in repo.packed_lengths(id)? {
-            if self.packed.get(place.slot as usize).is_some_and(|objects| place.position < *objects) {
-                copies.push((place, self.at(place, length.into())));
+        let packs = repo.packs()?;
+        let mut copies: Vec<(Location, Stored)> = Vec::new();
+        for place in packs.find(id)? {
+            // Others are not asked: it is known already why they cannot be.
+            if self.is_readable(place)
+                && let Some(member) = packs.member(place)?.filter(|member| member.id == id)
+                && copies.iter().all(|(known, _)| *known != place)
+            {
+                copies.push((place, self.at(place, member.length.into())));
             }
         }
         Ok(copies)
+    }
+
+    /// Whether there is an object at this place of a pack that could be used when it was read.
+    fn is_readable(&self, place: Location) -> bool {
+        self.packed.get(place.slot as usize).is_some_and(|objects| place.position < *objects)
     }
 
     fn at(&self, place: Location, length: u64) -> Stored {

@@ -1,0 +1,188 @@
+//! A check that is misled: by an index that hides objects, by packs that are there and cannot be opened, by an error while
+//! it looks for what it misses. What it says must be what it says without that.
+
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use backuptool::object::{
+    Added, Content, Counts, HashAlgorithm, ListId, ObjectId, PathNote, PathNotes, Snapshot, TreeId,
+};
+use backuptool::ops::check::CheckReport;
+use backuptool::repo::WriterOptions;
+use backuptool::store::batch::SyncMethod;
+use backuptool::store::index::{IndexFile, prefix};
+use backuptool::store::pack::{PackKind, PackName};
+use backuptool::store::staging::{RunInfo, Staging};
+use backuptool::store::{Backend, MemoryBackend, codec, layout};
+use jiff::Timestamp;
+
+use crate::support::fault::FaultBackend;
+use crate::support::model::{Model, Source, noise};
+use crate::support::repos::{check, init, open, restored, take_with};
+
+const PACKED: WriterOptions = WriterOptions { sync: SyncMethod::Auto, loose_limit: 0, pack_size: 64 << 20 };
+
+fn files(numbers: impl IntoIterator<Item = u64>) -> Model {
+    numbers.into_iter().fold(Model::default(), |model, number| model.file(&format!("{number}"), content(number)))
+}
+
+fn content(number: u64) -> Vec<u8> {
+    noise(number, 10_000)
+}
+
+/// A repository with a snapshot for each, all in packs, and the index of all packs.
+fn indexed(snapshots: &[Model]) -> MemoryBackend {
+    let memory = MemoryBackend::new();
+    init(memory.clone()).unwrap();
+    for model in snapshots {
+        take_with(memory.clone(), Source::new(model.clone()).path(), PACKED).unwrap();
+    }
+    save_index(&memory);
+    memory
+}
+
+fn save_index(memory: &MemoryBackend) {
+    let info = RunInfo { host: "host".into(), pid: 1, command: "test".into(), start: Timestamp::UNIX_EPOCH };
+    let staging = Staging::begin(memory, &info).unwrap();
+    open(memory.clone()).unwrap().packs().unwrap().save(&staging).unwrap();
+}
+
+fn packs(memory: &MemoryBackend) -> BTreeSet<PackName> {
+    memory.list(layout::PACKS).unwrap().iter().filter_map(|entry| layout::parse_pack(&entry.name)).collect()
+}
+
+/// Lets the index say of an object that it is in a pack that there is not.
+fn hide(memory: &MemoryBackend, id: ObjectId) {
+    let mut index = memory.contents(layout::INDEX).unwrap();
+    let entries = IndexFile::open(memory, HashAlgorithm::Blake3).unwrap().entry_count() as usize;
+    let mut hidden = 0;
+    for entry in index[..16 * entries].chunks_exact_mut(16) {
+        if entry[..8] == prefix(id).to_le_bytes() {
+            entry[8..12].copy_from_slice(&u32::MAX.to_le_bytes());
+            hidden += 1;
+        }
+    }
+    assert_eq!(hidden, 1);
+    memory.set_contents(layout::INDEX, index).unwrap();
+}
+
+fn object(memory: &MemoryBackend, content: &[u8]) -> ObjectId {
+    let id = HashAlgorithm::Blake3.hash(content);
+    memory.set_contents(&layout::object_path(id), codec::compress(content).unwrap()).unwrap();
+    id
+}
+
+fn found(report: &CheckReport) -> impl PartialEq + std::fmt::Debug + use<> {
+    let damaged: Vec<_> = report.damaged.iter().map(|(id, damage)| (*id, damage.files.clone())).collect();
+    let packs: Vec<PackName> = report.damaged_packs.iter().map(|(pack, _)| *pack).collect();
+    (damaged, packs, report.whole.clone())
+}
+
+#[test]
+fn a_pack_that_cannot_be_opened_is_damage_whatever_the_index_says_of_it() {
+    for kind in [ErrorKind::PermissionDenied, ErrorKind::Other] {
+        let names = packs(&indexed(&[files(1..4), files(5..8)]));
+        assert_eq!(names.len(), 4);
+        for pack in names {
+            let check_without = |memory: &MemoryBackend| {
+                let denied = pack.path();
+                let is_denied = move |path: &str| if path == denied { Err(kind.into()) } else { Ok(()) };
+                let backend = FaultBackend::hooked(memory.clone(), move |_, path| is_denied(path));
+                check(backend).unwrap_or_else(|error| panic!("{kind:?} {pack}: {error}"))
+            };
+            let memory = indexed(&[files(1..4), files(5..8)]);
+            memory.remove(layout::INDEX).unwrap();
+            let expected = check_without(&memory);
+            assert_eq!(expected.damaged_packs.len(), 1);
+            assert_eq!(expected.whole.len(), 1, "{pack}");
+            let memory = indexed(&[files(1..4), files(5..8)]);
+            for _ in 0..2 {
+                assert_eq!(found(&check_without(&memory)), found(&expected), "{kind:?} {pack}");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_object_whose_loose_copy_is_damaged_and_whose_packed_one_is_hidden_is_whole() {
+    let memory = indexed(&[files(1..4)]);
+    let id = object(&memory, &content(2));
+    let mut bad = memory.contents(&layout::object_path(id)).unwrap();
+    let at = bad.len() / 2;
+    bad[at] ^= 1;
+    memory.set_contents(&layout::object_path(id), bad).unwrap();
+    let expected = check(memory.clone()).unwrap();
+    assert_eq!((expected.damaged.len(), &expected.whole[..]), (0, &[1][..]));
+    hide(&memory, id);
+    let report = check(memory.clone()).unwrap();
+    assert_eq!((found(&report), report.objects), (found(&expected), expected.objects));
+    assert_eq!(restored(memory, 1).unwrap(), files(1..4));
+}
+
+#[test]
+fn what_the_index_hides_is_no_damage() {
+    for number in 1..4 {
+        let memory = indexed(&[files(1..4), files(2..6)]);
+        let expected = check(memory.clone()).unwrap();
+        assert!(expected.is_clean());
+        hide(&memory, HashAlgorithm::Blake3.hash(&content(number)));
+        assert_eq!(found(&check(memory).unwrap()), found(&expected), "{number}");
+    }
+}
+
+/// What cannot be looked up says nothing of the tree that refers to it.
+#[test]
+fn an_error_while_it_looks_again_is_no_damage() {
+    let memory = indexed(&[files(1..4)]);
+    let blobs = packs(&memory).into_iter().find(|pack| pack.kind == PackKind::Blobs).unwrap();
+    memory.remove(&blobs.path()).unwrap();
+    let lists = AtomicU64::new(0);
+    let backend = FaultBackend::hooked(memory.clone(), move |operation, path| {
+        let fails = operation == "list" && path == layout::PACKS && lists.fetch_add(1, Ordering::Relaxed) == 1;
+        if fails { Err(ErrorKind::Other.into()) } else { Ok(()) }
+    });
+    assert!(check(backend).unwrap_err().to_string().contains("packs"));
+    assert_eq!(check(memory).unwrap().damaged.len(), 3);
+}
+
+/// A ref says of its list of paths another size than that has, and beside it there is a snapshot with damage or without.
+#[test]
+fn what_is_whole_does_not_depend_on_the_damage_of_others() {
+    for other_is_damaged in [false, true] {
+        let memory = MemoryBackend::new();
+        init(memory.clone()).unwrap();
+        let blob = object(&memory, b"some text");
+        let paths = object(&memory, format!("{blob} 9\n").as_bytes());
+        let empty = object(&memory, b"{\"tree\":1}\n");
+        let lost = HashAlgorithm::Blake3.hash(b"lost");
+        let line = format!("{{\"name\":\"a\",\"type\":\"file\",\"size\":4,\"blob\":\"{lost}\"}}\n");
+        let damaged = object(&memory, format!("{{\"tree\":1}}\n{line}").as_bytes());
+        let snapshot = |number, tree, bytes, all| {
+            let first = vec![PathNote { path: b"a".to_vec(), reason: "is locked".into() }];
+            let snapshot = Snapshot {
+                number,
+                start: Timestamp::UNIX_EPOCH,
+                end: Timestamp::UNIX_EPOCH,
+                utc_offset: 0,
+                host: b"host".to_vec(),
+                user: b"user".to_vec(),
+                source: b"/source".to_vec(),
+                options: Vec::new(),
+                tool: "test".into(),
+                tree: TreeId(tree),
+                counts: Counts { bytes, ..Counts::default() },
+                added: Added::default(),
+                incomplete: PathNotes { count: 1, first, all },
+                changed: PathNotes::default(),
+            };
+            let path = format!("snapshots/{number}.json");
+            memory.set_contents(&path, snapshot.encode(HashAlgorithm::Blake3)).unwrap();
+        };
+        snapshot(1, empty, 0, Some((8, Content::Chunks { list: ListId(paths), depth: 1 })));
+        snapshot(2, if other_is_damaged { damaged } else { empty }, if other_is_damaged { 4 } else { 0 }, None);
+        let report = check(memory).unwrap();
+        assert_eq!(report.whole, if other_is_damaged { vec![] } else { vec![2] });
+        assert_eq!(report.unreadable.len(), 1);
+    }
+}
