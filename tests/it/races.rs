@@ -275,10 +275,11 @@ impl Origin {
         whole
     }
 
-    /// A second rsync, while nothing is at work, makes it the same.
+    /// A second rsync, while nothing is at work, makes it the same. It compares contents: a test that took a snapshot
+    /// in the copy wrote a ref there that can have the size and, to the second, the time of the origin's.
     fn complete(&self, case: &str) {
         let mut rsync = Command::new("rsync");
-        rsync.args(["-a", "--delete", "repo/", "copy/"]).current_dir(self.world.path(""));
+        rsync.args(["-a", "--checksum", "--delete", "repo/", "copy/"]).current_dir(self.world.path(""));
         assert!(rsync.status().unwrap().success(), "{case}");
         let listed: Vec<u64> = self.world.numbers();
         assert_eq!(self.verify_copy(case), listed, "{case}");
