@@ -13,15 +13,14 @@ use backuptool::repo::WriterOptions;
 use backuptool::store::batch::SyncMethod;
 use backuptool::store::index::IndexFile;
 use backuptool::store::pack::{PACK_OBJECTS, PackName};
-use backuptool::store::staging::{RunInfo, Staging};
 use backuptool::store::{Backend, MemoryBackend, layout, refs};
-use jiff::Timestamp;
 
 use crate::support::cli;
 use crate::support::fault::FaultBackend;
 use crate::support::model::{Model, Source, noise};
 use crate::support::repos::{
-    check, init, open, pack_plan, prune, prune_plan, prune_with, restored, session, take_with,
+    check, init, open, pack_plan, packs, prune, prune_plan, prune_with, restored, save_index, session, staging,
+    take_with,
 };
 
 const PACKED: WriterOptions = WriterOptions { sync: SyncMethod::Auto, loose_limit: 0, pack_size: 64 << 20 };
@@ -45,10 +44,6 @@ fn repository(snapshots: &[(Model, WriterOptions)]) -> MemoryBackend {
 fn stored(memory: &MemoryBackend) -> u64 {
     let holds = |path: &String| path.starts_with("packs/") || path.starts_with("objects/");
     memory.paths().into_iter().filter(holds).map(|path| memory.length(&path).unwrap()).sum()
-}
-
-fn packs(memory: &MemoryBackend) -> BTreeSet<PackName> {
-    memory.list(layout::PACKS).unwrap().iter().filter_map(|entry| layout::parse_pack(&entry.name)).collect()
 }
 
 #[test]
@@ -177,8 +172,7 @@ fn a_number_that_another_process_takes_in_between_is_passed_over() {
 #[test]
 fn a_ref_has_the_greatest_length_and_number_at_most() {
     let memory = repository(&[]);
-    let info = RunInfo { host: "host".into(), pid: 1, command: "test".into(), start: Timestamp::UNIX_EPOCH };
-    let staging = Staging::begin(&memory, &info).unwrap();
+    let staging = staging(&memory);
     let publish = |length: usize| refs::publish(&memory, &staging, None, &mut |_| vec![0; length]);
     for length in [refs::MAX_REF + 1, 2 * refs::MAX_REF] {
         assert!(matches!(publish(length), Err(Error::Refused { .. })), "{length}");
@@ -219,12 +213,8 @@ fn a_pack_is_complete_when_it_has_many_objects_however_small() {
 #[test]
 fn what_an_index_hid_is_looked_for_again_by_every_thread_that_missed_it() {
     let memory = repository(&[(files(1..5), PACKED)]);
-    let info = RunInfo { host: "host".into(), pid: 1, command: "test".into(), start: Timestamp::UNIX_EPOCH };
-    let staging = Staging::begin(&memory, &info).unwrap();
-    let repo = open(memory.clone()).unwrap();
-    let id = repo.packs().unwrap().file(0).unwrap().index().unwrap().members[0].id;
-    repo.packs().unwrap().save(&staging).unwrap();
-    drop((repo, staging));
+    save_index(&memory);
+    let id = open(memory.clone()).unwrap().packs().unwrap().file(0).unwrap().index().unwrap().members[0].id;
     let mut index = memory.contents(layout::INDEX).unwrap();
     let entries = IndexFile::open(&memory, HashAlgorithm::Blake3).unwrap().entry_count() as usize;
     index[..16 * entries].fill(0);
@@ -243,8 +233,7 @@ fn what_an_index_hid_is_looked_for_again_by_every_thread_that_missed_it() {
 #[test]
 fn a_number_that_was_given_back_since_the_refs_were_listed_is_passed_over() {
     let memory = repository(&[]);
-    let info = RunInfo { host: "host".into(), pid: 1, command: "test".into(), start: Timestamp::UNIX_EPOCH };
-    let staging = Staging::begin(&memory, &info).unwrap();
+    let staging = staging(&memory);
     let listed = refs::list(&memory).unwrap().next_number();
     memory.set_contents("snapshots/2.json", Vec::new()).unwrap();
     memory.set_contents("snapshots/3.pruned", Vec::new()).unwrap();

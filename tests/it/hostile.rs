@@ -10,13 +10,14 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use backuptool::Error;
-use backuptool::object::{Added, Counts, HashAlgorithm, ObjectId, PathNotes, Snapshot, TreeId};
+use backuptool::object::{HashAlgorithm, ObjectId};
 use backuptool::store::batch::SyncMethod;
 use backuptool::store::{Backend, MemoryBackend, codec, layout};
-use jiff::Timestamp;
 
 use crate::support::model::{Model, Source};
-use crate::support::repos::{check, init, prune, restore, restored, sealed, take};
+use crate::support::repos::{
+    check, init, plain_snapshot, prune, put_object, put_snapshot, restore, restored, sealed, take,
+};
 
 const HEADER: &str = "{\"tree\":1}\n";
 
@@ -34,9 +35,7 @@ impl Forge {
 
     /// Stores an object under its true name, whatever it holds.
     fn object(&self, content: impl AsRef<[u8]>) -> ObjectId {
-        let id = name_of(content.as_ref());
-        self.frame(id, codec::compress(content.as_ref()).unwrap());
-        id
+        put_object(&self.memory, content.as_ref())
     }
 
     fn frame(&self, id: ObjectId, frame: Vec<u8>) {
@@ -60,24 +59,7 @@ impl Forge {
     }
 
     fn snapshot(&self, number: u64, tree: ObjectId, bytes: u64) {
-        let snapshot = Snapshot {
-            number,
-            start: Timestamp::UNIX_EPOCH,
-            end: Timestamp::UNIX_EPOCH,
-            utc_offset: 0,
-            host: b"host".to_vec(),
-            user: b"user".to_vec(),
-            source: b"/source".to_vec(),
-            options: Vec::new(),
-            tool: "forge".into(),
-            tree: TreeId(tree),
-            counts: Counts { bytes, ..Counts::default() },
-            added: Added::default(),
-            incomplete: PathNotes::default(),
-            changed: PathNotes::default(),
-        };
-        let path = format!("snapshots/{number}.json");
-        self.memory.set_contents(&path, snapshot.encode(HashAlgorithm::Blake3)).unwrap();
+        put_snapshot(&self.memory, &plain_snapshot(number, tree, bytes));
     }
 
     /// The repository as a directory.

@@ -1,25 +1,22 @@
 //! A check that is misled: by an index that hides objects, by packs that are there and cannot be opened, by an error while
 //! it looks for what it misses. What it says must be what it says without that.
 
-use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use backuptool::object::{
-    Added, Content, Counts, HashAlgorithm, ListId, ObjectId, PathNote, PathNotes, Snapshot, TreeId,
-};
+use backuptool::object::{Content, HashAlgorithm, ListId, ObjectId, PathNote, PathNotes, Snapshot};
 use backuptool::ops::check::CheckReport;
 use backuptool::repo::WriterOptions;
 use backuptool::store::batch::SyncMethod;
 use backuptool::store::index::{IndexFile, prefix};
 use backuptool::store::pack::{PackKind, PackName};
-use backuptool::store::staging::{RunInfo, Staging};
-use backuptool::store::{Backend, MemoryBackend, codec, layout};
-use jiff::Timestamp;
+use backuptool::store::{Backend, MemoryBackend, layout};
 
 use crate::support::fault::FaultBackend;
 use crate::support::model::{Model, Source, noise};
-use crate::support::repos::{check, init, open, restored, take_with};
+use crate::support::repos::{
+    check, init, packs, plain_snapshot, put_object, put_snapshot, restored, save_index, take_with,
+};
 
 const PACKED: WriterOptions = WriterOptions { sync: SyncMethod::Auto, loose_limit: 0, pack_size: 64 << 20 };
 
@@ -42,16 +39,6 @@ fn indexed(snapshots: &[Model]) -> MemoryBackend {
     memory
 }
 
-fn save_index(memory: &MemoryBackend) {
-    let info = RunInfo { host: "host".into(), pid: 1, command: "test".into(), start: Timestamp::UNIX_EPOCH };
-    let staging = Staging::begin(memory, &info).unwrap();
-    open(memory.clone()).unwrap().packs().unwrap().save(&staging).unwrap();
-}
-
-fn packs(memory: &MemoryBackend) -> BTreeSet<PackName> {
-    memory.list(layout::PACKS).unwrap().iter().filter_map(|entry| layout::parse_pack(&entry.name)).collect()
-}
-
 /// Lets the index say of an object that it is in a pack that there is not.
 fn hide(memory: &MemoryBackend, id: ObjectId) {
     let mut index = memory.contents(layout::INDEX).unwrap();
@@ -65,12 +52,6 @@ fn hide(memory: &MemoryBackend, id: ObjectId) {
     }
     assert_eq!(hidden, 1);
     memory.set_contents(layout::INDEX, index).unwrap();
-}
-
-fn object(memory: &MemoryBackend, content: &[u8]) -> ObjectId {
-    let id = HashAlgorithm::Blake3.hash(content);
-    memory.set_contents(&layout::object_path(id), codec::compress(content).unwrap()).unwrap();
-    id
 }
 
 fn found(report: &CheckReport) -> impl PartialEq + std::fmt::Debug + use<> {
@@ -107,7 +88,7 @@ fn a_pack_that_cannot_be_opened_is_damage_whatever_the_index_says_of_it() {
 #[test]
 fn an_object_whose_loose_copy_is_damaged_and_whose_packed_one_is_hidden_is_whole() {
     let memory = indexed(&[files(1..4)]);
-    let id = object(&memory, &content(2));
+    let id = put_object(&memory, &content(2));
     let mut bad = memory.contents(&layout::object_path(id)).unwrap();
     let at = bad.len() / 2;
     bad[at] ^= 1;
@@ -152,32 +133,16 @@ fn what_is_whole_does_not_depend_on_the_damage_of_others() {
     for other_is_damaged in [false, true] {
         let memory = MemoryBackend::new();
         init(memory.clone()).unwrap();
-        let blob = object(&memory, b"some text");
-        let paths = object(&memory, format!("{blob} 9\n").as_bytes());
-        let empty = object(&memory, b"{\"tree\":1}\n");
+        let blob = put_object(&memory, b"some text");
+        let paths = put_object(&memory, format!("{blob} 9\n").as_bytes());
+        let empty = put_object(&memory, b"{\"tree\":1}\n");
         let lost = HashAlgorithm::Blake3.hash(b"lost");
         let line = format!("{{\"name\":\"a\",\"type\":\"file\",\"size\":4,\"blob\":\"{lost}\"}}\n");
-        let damaged = object(&memory, format!("{{\"tree\":1}}\n{line}").as_bytes());
+        let damaged = put_object(&memory, format!("{{\"tree\":1}}\n{line}").as_bytes());
         let snapshot = |number, tree, bytes, all| {
             let first = vec![PathNote { path: b"a".to_vec(), reason: "is locked".into() }];
-            let snapshot = Snapshot {
-                number,
-                start: Timestamp::UNIX_EPOCH,
-                end: Timestamp::UNIX_EPOCH,
-                utc_offset: 0,
-                host: b"host".to_vec(),
-                user: b"user".to_vec(),
-                source: b"/source".to_vec(),
-                options: Vec::new(),
-                tool: "test".into(),
-                tree: TreeId(tree),
-                counts: Counts { bytes, ..Counts::default() },
-                added: Added::default(),
-                incomplete: PathNotes { count: 1, first, all },
-                changed: PathNotes::default(),
-            };
-            let path = format!("snapshots/{number}.json");
-            memory.set_contents(&path, snapshot.encode(HashAlgorithm::Blake3)).unwrap();
+            let incomplete = PathNotes { count: 1, first, all };
+            put_snapshot(&memory, &Snapshot { incomplete, ..plain_snapshot(number, tree, bytes) });
         };
         snapshot(1, empty, 0, Some((8, Content::Chunks { list: ListId(paths), depth: 1 })));
         snapshot(2, if other_is_damaged { damaged } else { empty }, if other_is_damaged { 4 } else { 0 }, None);

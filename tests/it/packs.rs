@@ -17,15 +17,15 @@ use backuptool::store::loose::ReadRules;
 use backuptool::store::pack::{
     DecodedFrame, FrameEntry, Member, PackFile, PackIndex, PackKind, PackName, member_header,
 };
-use backuptool::store::staging::{RunInfo, Staging};
 use backuptool::store::{Backend, Crash, MemoryBackend, codec, layout, loose};
 use backuptool::{Error, Result};
-use jiff::Timestamp;
 
 use crate::support::cli::have;
 use crate::support::fault::FaultBackend;
 use crate::support::model::{Model, Source, noise};
-use crate::support::repos::{check, open, pack_with, prune_with, restored, session, take_with};
+use crate::support::repos::{
+    check, open, pack_with, packs, prune_with, restored, save_index, session, staging, take_with,
+};
 
 const PACKED: WriterOptions = WriterOptions { sync: SyncMethod::Auto, loose_limit: 0, pack_size: 64 << 20 };
 const LOOSE: WriterOptions = WriterOptions { loose_limit: usize::MAX, ..PACKED };
@@ -138,7 +138,7 @@ impl Bed {
         open(self.memory.clone()).unwrap().rules()
     }
 
-    fn packs(&self) -> Vec<PackName> {
+    fn packs(&self) -> BTreeSet<PackName> {
         packs(&self.memory)
     }
 
@@ -250,21 +250,6 @@ fn decoded(file: &PackFile, frame: usize) -> DecodedFrame {
 /// The objects of a frame.
 fn contents(frame: &DecodedFrame) -> Vec<(ObjectId, Vec<u8>)> {
     (0..).zip(frame.members()).map(|(at, member)| (member.id, frame.content(at).to_vec())).collect()
-}
-
-fn packs(memory: &MemoryBackend) -> Vec<PackName> {
-    // The directory may be missing.
-    let names = memory.list(layout::PACKS).unwrap_or_default();
-    names.iter().filter_map(|entry| layout::parse_pack(&entry.name)).collect()
-}
-
-fn staging(memory: &MemoryBackend) -> Staging<'_> {
-    let info = RunInfo { host: "host".into(), pid: 1, command: "test".into(), start: Timestamp::UNIX_EPOCH };
-    Staging::begin(memory, &info).unwrap()
-}
-
-fn save_index(memory: &MemoryBackend) {
-    open(memory.clone()).unwrap().packs().unwrap().save(&staging(memory)).unwrap();
 }
 
 fn read_file(repo: &Repository, content: Content, size: u64) -> Result<Vec<u8>> {

@@ -9,19 +9,18 @@ use std::thread;
 
 use backuptool::object::HashAlgorithm;
 use backuptool::ops::check::CheckReport;
-use backuptool::repo::{InitOptions, Repository, WriterOptions};
+use backuptool::repo::{InitOptions, WriterOptions};
 use backuptool::store::batch::SyncMethod;
 use backuptool::store::pack::{FrameEntry, Member, PackIndex, PackKind, PackName, member_header};
-use backuptool::store::staging::{RunInfo, Staging};
 use backuptool::store::{Backend, Crash, MemoryBackend, codec, layout};
 use backuptool::{Error, Result};
-use jiff::Timestamp;
 
 use crate::support::cli;
 use crate::support::fault::{FaultBackend, Plan, full_from};
 use crate::support::model::{Model, Source, noise};
 use crate::support::repos::{
-    Repairing, check, open, pack_with, prune_with, read_back, repair_in, repair_plan, repair_with, session, take_with,
+    Repairing, check, open, pack_with, prune_with, read_back, repair_in, repair_plan, repair_with, session, staging,
+    take_with,
 };
 use crate::support::sweep::{Sweep, World, fingerprint, slow};
 
@@ -812,11 +811,6 @@ fn what_snapshots_have_stored_again_lets_damaged_packs_go() {
     assert!(healed > 80, "{healed}");
 }
 
-fn save_index(memory: &MemoryBackend, repo: &Repository) {
-    let info = RunInfo { host: String::new(), pid: 1, command: String::new(), start: Timestamp::UNIX_EPOCH };
-    repo.packs().unwrap().save(&Staging::begin(memory, &info).unwrap()).unwrap();
-}
-
 #[test]
 fn an_index_that_check_has_removed_is_not_written_back_by_who_had_opened_it() {
     let bed = Bed::new();
@@ -831,7 +825,7 @@ fn an_index_that_check_has_removed_is_not_written_back_by_who_had_opened_it() {
     assert_eq!(check(memory.clone()).unwrap().damaged_packs.len(), 1);
     assert!(memory.contents(layout::INDEX).is_none());
     // As a snapshot does that has added much.
-    save_index(&memory, &running);
+    running.packs().unwrap().save(&staging(&memory)).unwrap();
     assert!(memory.contents(layout::INDEX).is_some());
     assert!(open(memory).unwrap().packs().unwrap().list().iter().all(|(name, _)| name.path() != pack));
 }

@@ -1,12 +1,15 @@
 //! The operations as a single-threaded process with a fixed clock would call them, so that runs can be repeated.
 
+use std::collections::BTreeSet;
 use std::num::NonZero;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use backuptool::Result;
-use backuptool::object::{Content, Entry, EntryKind, HashAlgorithm, Labels, TreeId};
+use backuptool::object::{
+    Added, Content, Counts, Entry, EntryKind, HashAlgorithm, Labels, ObjectId, PathNotes, Snapshot, TreeId,
+};
 use backuptool::ops::address::{Address, Wanted};
 use backuptool::ops::check::{self, CheckOptions, CheckReport};
 use backuptool::ops::pack::{self, PackPlan, PackReport};
@@ -17,7 +20,9 @@ use backuptool::ops::snapshot::{self, ChangeDetection, SnapshotOptions, Snapshot
 use backuptool::progress::{Interruption, Silent};
 use backuptool::repo::{self, ChunkAt, InitOptions, Repository, Session, SharedRepository};
 use backuptool::store::batch::SyncMethod;
-use backuptool::store::{Backend, MemoryBackend};
+use backuptool::store::pack::PackName;
+use backuptool::store::staging::{RunInfo, Staging};
+use backuptool::store::{Backend, MemoryBackend, codec, layout};
 use jiff::Timestamp;
 
 use super::model::{Model, Node};
@@ -248,6 +253,57 @@ pub(crate) fn repair_in(
     writing: WriterOptions,
 ) -> Result<RepairReport> {
     repair::execute(repair_plan_in(session, backend, repairing, writing)?, writing, session)
+}
+
+/// A staging directory, for what only a writer may do.
+pub(crate) fn staging(backend: &impl Backend) -> Staging<'_> {
+    let info = RunInfo { host: "host".into(), pid: 1, command: "test".into(), start: clock() };
+    Staging::begin(backend, &info).unwrap()
+}
+
+/// Writes the index of all packs, as a snapshot does that has added much.
+pub(crate) fn save_index(memory: &MemoryBackend) {
+    open(memory.clone()).unwrap().packs().unwrap().save(&staging(memory)).unwrap();
+}
+
+/// The packs that are there.
+pub(crate) fn packs(memory: &MemoryBackend) -> BTreeSet<PackName> {
+    // The directory may be missing.
+    let names = memory.list(layout::PACKS).unwrap_or_default();
+    names.iter().filter_map(|entry| layout::parse_pack(&entry.name)).collect()
+}
+
+/// Stores a loose object under its true name, whatever it holds.
+pub(crate) fn put_object(memory: &MemoryBackend, content: &[u8]) -> ObjectId {
+    let id = HashAlgorithm::Blake3.hash(content);
+    memory.set_contents(&layout::object_path(id), codec::compress(content).unwrap()).unwrap();
+    id
+}
+
+/// A snapshot with nothing special to it, whose tree has so many bytes.
+pub(crate) fn plain_snapshot(number: u64, tree: ObjectId, bytes: u64) -> Snapshot {
+    Snapshot {
+        number,
+        start: clock(),
+        end: clock(),
+        utc_offset: 0,
+        host: b"host".to_vec(),
+        user: b"user".to_vec(),
+        source: b"/source".to_vec(),
+        options: Vec::new(),
+        tool: "test".into(),
+        tree: TreeId(tree),
+        counts: Counts { bytes, ..Counts::default() },
+        added: Added::default(),
+        incomplete: PathNotes::default(),
+        changed: PathNotes::default(),
+    }
+}
+
+/// Puts the ref of a snapshot there.
+pub(crate) fn put_snapshot(memory: &MemoryBackend, snapshot: &Snapshot) {
+    let path = layout::RefFile::Ref(snapshot.number).path();
+    memory.set_contents(&path, snapshot.encode(HashAlgorithm::Blake3)).unwrap();
 }
 
 /// A document of the repository with the checksum that it should have. `text` may have another one, or none.
