@@ -101,8 +101,13 @@ storing() { # PART SIZE STEP COMMAND...
 
 # The bytes of the repository's files: what is stored, and what can be deleted.
 look() {
-    stored=$(find "$repo" -path "$repo/cache" -prune -o -type f -printf '%s\n' | awk '{ sum += $1 } END { printf "%.0f\n", sum }')
-    cached=$(find "$repo/cache" -type f -printf '%s\n' 2>/dev/null | awk '{ sum += $1 } END { printf "%.0f\n", sum }')
+    stored=$(find "$repo" -path "$repo/cache" -prune -o -type f -printf '%s\n' | sum)
+    cached=$(find "$repo/cache" -type f -printf '%s\n' 2>/dev/null | sum)
+}
+
+# The sum of numbers, in digits: awk writes large ones with an exponent.
+sum() {
+    awk '{ sum += $1 } END { printf "%.0f\n", sum }'
 }
 
 # A place with a source that is still empty, and an empty repository.

@@ -52,7 +52,6 @@ pub(super) fn seal(hash: HashAlgorithm, fields: &impl Serialize) -> Vec<u8> {
 
 /// What a reader must understand, whatever else the document says: so far nothing. A document that names something cannot
 /// be read.
-#[derive(Default)]
 pub(super) struct Requires;
 
 impl Serialize for Requires {

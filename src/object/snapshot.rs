@@ -176,6 +176,11 @@ struct ContentFields {
 }
 
 impl Snapshot {
+    /// The lists of paths that the repository holds as contents: the length of each in bytes, and where it is.
+    pub fn path_lists(&self) -> impl Iterator<Item = (u64, Content)> {
+        [self.incomplete.all, self.changed.all].into_iter().flatten()
+    }
+
     /// The content of the ref file. `hash` is the repository's.
     pub fn encode(&self, hash: HashAlgorithm) -> Vec<u8> {
         let (host, host_hex) = text_or_hex(&self.host);

@@ -65,8 +65,8 @@ impl Reachable {
     pub fn mark(&mut self, repo: &Repository, snapshot: &Snapshot) -> Result<()> {
         let mut pending = Vec::new();
         self.refer_to(repo, Visit::Tree(snapshot.tree), &mut pending)?;
-        for (_size, content) in [&snapshot.incomplete.all, &snapshot.changed.all].into_iter().flatten() {
-            self.refer_to_content(repo, *content, &mut pending)?;
+        for (_size, content) in snapshot.path_lists() {
+            self.refer_to_content(repo, content, &mut pending)?;
         }
         while let Some(visit) = pending.pop() {
             match visit {

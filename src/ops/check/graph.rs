@@ -228,8 +228,7 @@ impl<'a> Graph<'a> {
     /// Walks what a snapshot refers to and no snapshot before it did. Call it in the pool of threads that shall read.
     pub(in crate::ops) fn walk(&mut self, snapshot: &Snapshot) -> Result<()> {
         let from = Referrer::Snapshot(snapshot.number);
-        let lists = [&snapshot.incomplete.all, &snapshot.changed.all].into_iter().flatten();
-        let lists = lists.map(|(size, content)| Reference::to_content(*content, *size));
+        let lists = snapshot.path_lists().map(|(size, content)| Reference::to_content(content, size));
         let mut pending = Vec::new();
         for reference in lists.chain([Reference::to_dir(snapshot.tree, snapshot.counts.bytes)]) {
             let known = self.contents.find(self.repo, reference.id())?;

@@ -61,10 +61,10 @@ impl<'g> Locator<'g> {
         if self.graph.is_clean() {
             return Ok(places);
         }
-        for (size, content) in [&snapshot.incomplete.all, &snapshot.changed.all].into_iter().flatten() {
+        for (size, content) in snapshot.path_lists() {
             // No file of the snapshot, but a part of it.
             let path = b"(the full list of what could not be read or changed)";
-            self.look_at_content(*content, *size, path, &mut Near::default(), &mut places)?;
+            self.look_at_content(content, size, path, &mut Near::default(), &mut places)?;
         }
         let mut path = Vec::new();
         let mut levels: Vec<Level> = self.enter(Node::Dir(snapshot.tree), &path, &mut places)?.into_iter().collect();

@@ -3,7 +3,8 @@
 //! # Memory
 //!
 //! What was found out about an object in a pack is two bits at the place where it stands. To ask for an object means to
-//! look its place up, in `cache/index` and in the pack, or to see that it stands behind the last one. Only what is loose, and what is damaged, is held by name.
+//! look its place up, in `cache/index` and in the pack, or to see that it stands behind the last one. Only what is loose,
+//! and what is damaged, is held by name.
 //!
 //! `cache/index` may be wrong, and then it hides what is there. So whatever it does not find whole is looked for once more
 //! in what the packs themselves say ([`Contents::find`]).
@@ -18,10 +19,10 @@ use crate::error::{Error, ObjectProblem, Result};
 use crate::object::ObjectId;
 use crate::progress::Progress;
 use crate::repo::{PlaceSet, Repository};
+use crate::store::loose;
 use crate::store::pack::{Member, PackName};
 use crate::store::packs::Location;
 use crate::store::verified::Verified;
-use crate::store::{index, loose};
 
 /// What is known of a stored object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +44,11 @@ impl Stored {
         }
     }
 
+    /// Whether it is there and not known to be damaged.
+    fn is_usable(self) -> bool {
+        self != Self::Damaged
+    }
+
     /// Of two copies of an object the one with the higher rank counts.
     fn rank(self) -> u8 {
         match self {
@@ -50,6 +56,11 @@ impl Stored {
             Self::Unread(_) => 1,
             Self::Whole(_) => 2,
         }
+    }
+
+    /// Which of the copies of an object counts.
+    fn best(copies: impl IntoIterator<Item = Self>) -> Option<Self> {
+        copies.into_iter().max_by_key(|stored| stored.rank())
     }
 }
 
@@ -65,7 +76,7 @@ pub(in crate::ops) struct Known {
 impl Known {
     /// Whether it is there and not known to be damaged.
     pub(in crate::ops) fn is_usable(&self) -> bool {
-        matches!(self.stored, Some(Stored::Whole(_) | Stored::Unread(_)))
+        self.stored.is_some_and(Stored::is_usable)
     }
 }
 
@@ -204,19 +215,16 @@ impl Contents {
     /// Finds out which copies do not count, once all were read. (An index that hides one makes the totals too high, and that
     /// is all.) `loose` says what is known of the loose objects.
     fn settle(&mut self, repo: &Repository, loose: Vec<(ObjectId, ReadLoose)>) -> Result<()> {
-        let mut copies: Vec<(ObjectId, Location)> = Vec::new();
+        // The copies of an object stand together, unless others begin like it; to be settled twice does it no harm.
+        let mut last = None;
         for place in repo.packs()?.shared_prefixes()? {
-            if !self.is_readable(place) {
-                continue;
+            if self.is_readable(place)
+                && let Some(Member { id, .. }) = repo.packs()?.member(place)?
+                && last.replace(id) != Some(id)
+            {
+                self.keep_one(repo, id)?;
             }
-            let Some(member) = repo.packs()?.member(place)? else { continue };
-            // They come in the order of the beginnings of their names.
-            if copies.last().is_some_and(|(id, _)| !begin_alike(*id, member.id)) {
-                self.keep_one_of_each(repo, &mut copies)?;
-            }
-            copies.push((member.id, place));
         }
-        self.keep_one_of_each(repo, &mut copies)?;
         for (id, read) in loose {
             let stored = match read {
                 Some(Ok(length)) => Stored::Whole(length),
@@ -241,17 +249,13 @@ impl Contents {
     }
 
     /// Of several copies of an object, one stays that counts.
-    fn keep_one_of_each(&mut self, repo: &Repository, copies: &mut Vec<(ObjectId, Location)>) -> Result<()> {
-        copies.sort_unstable();
-        copies.dedup_by_key(|(id, _)| *id);
-        for (id, _) in copies.drain(..) {
-            let mut copies = self.copies(repo, id)?;
-            copies.sort_by_key(|(place, stored)| (u8::MAX - stored.rank(), *place));
-            for (number, (place, stored)) in copies.iter().enumerate().filter(|_| copies.len() > 1) {
-                self.shared.add(*place);
-                if number > 0 && self.superfluous.add(*place) {
-                    self.totals.take_away(*stored);
-                }
+    fn keep_one(&mut self, repo: &Repository, id: ObjectId) -> Result<()> {
+        let mut copies = self.copies(repo, id)?;
+        copies.sort_by_key(|(place, stored)| (u8::MAX - stored.rank(), *place));
+        for (number, (place, stored)) in copies.iter().enumerate().filter(|_| copies.len() > 1) {
+            self.shared.add(*place);
+            if number > 0 && self.superfluous.add(*place) {
+                self.totals.take_away(*stored);
             }
         }
         Ok(())
@@ -259,20 +263,20 @@ impl Contents {
 
     /// Takes an object for stored, beside the copies that may be in packs, and in place of what was taken before.
     pub(in crate::ops) fn add(&mut self, repo: &Repository, id: ObjectId, stored: Stored) -> Result<()> {
-        let mut best = stored;
-        let copies = if stored == Stored::Damaged { self.all_copies(repo, id) } else { self.copies(repo, id) };
-        for (place, packed) in copies? {
-            self.shared.add(place);
-            if self.superfluous.add(place) {
-                self.totals.take_away(packed);
+        let copies = if stored.is_usable() { self.copies(repo, id)? } else { self.all_copies(repo, id)? };
+        for (place, packed) in &copies {
+            self.shared.add(*place);
+            if self.superfluous.add(*place) {
+                self.totals.take_away(*packed);
             }
-            best = if packed.rank() > best.rank() { packed } else { best };
         }
+        let packed = copies.into_iter().map(|(_, packed)| packed);
+        let best = Stored::best(packed.chain([stored])).unwrap_or(stored);
         if let Some(before) = self.apart.insert(id, best) {
             self.totals.take_away(before);
         }
         self.totals.add(best);
-        if best != Stored::Damaged {
+        if best.is_usable() {
             self.reasons.remove(&id);
         }
         Ok(())
@@ -283,15 +287,11 @@ impl Contents {
         if let Some(stored) = self.apart.get(&id) {
             return Ok(Known { stored: Some(*stored), places: Vec::new() });
         }
-        let mut known = Known::default();
-        for (place, stored) in self.all_copies(repo, id)? {
-            known.places.push(place);
-            if known.stored.is_none_or(|best| best.rank() < stored.rank()) {
-                known.stored = Some(stored);
-            }
-        }
-        known.places.sort_unstable();
-        Ok(known)
+        let copies = self.all_copies(repo, id)?;
+        let stored = Stored::best(copies.iter().map(|(_, stored)| *stored));
+        let mut places: Vec<Location> = copies.into_iter().map(|(place, _)| place).collect();
+        places.sort_unstable();
+        Ok(Known { stored, places })
     }
 
     /// The same, for who asks for objects in the order in which a snapshot has stored them: each probably stands behind the
@@ -323,7 +323,7 @@ impl Contents {
     pub(in crate::ops) fn is_unread(&self, repo: &Repository, id: ObjectId) -> Result<bool> {
         let best = match self.apart.get(&id) {
             Some(stored) => Some(*stored),
-            None => self.copies(repo, id)?.into_iter().map(|(_, stored)| stored).max_by_key(|stored| stored.rank()),
+            None => Stored::best(self.copies(repo, id)?.into_iter().map(|(_, stored)| stored)),
         };
         Ok(matches!(best, Some(Stored::Unread(_))))
     }
@@ -335,7 +335,7 @@ impl Contents {
         // Before it is looked for: another thread may give the index file up meanwhile.
         let (edition, relied_on_file) = (packs.edition(), !packs.distrusts_file());
         let copies = self.copies(repo, id)?;
-        let is_usable = copies.iter().any(|(_, stored)| *stored != Stored::Damaged);
+        let is_usable = copies.iter().any(|(_, stored)| stored.is_usable());
         if is_usable || !relied_on_file || !packs.look_again(edition)? {
             return Ok(copies);
         }
@@ -390,11 +390,6 @@ impl Contents {
         });
         (apart + packed.sum::<usize>()) as u64
     }
-}
-
-/// Whether the index of all packs cannot tell two names apart.
-fn begin_alike(one: ObjectId, other: ObjectId) -> bool {
-    index::prefix(one) == index::prefix(other)
 }
 
 /// What is known of a loose object that was read: its length, or what is wrong with it. Nothing if it was not asked for.
