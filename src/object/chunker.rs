@@ -51,6 +51,11 @@ impl ChunkSizes {
         self.average as usize
     }
 
+    /// The length of the shortest chunk, but for the last of a file.
+    pub fn minimum(self) -> usize {
+        self.minimum as usize
+    }
+
     /// The length of the longest chunk.
     pub fn maximum(self) -> usize {
         self.maximum as usize
@@ -91,6 +96,8 @@ impl Chunker {
 
     /// The length of the first chunk of `data`. The answer depends only on the first [`ChunkSizes::maximum`] bytes;
     /// `data` must hold that many unless the file ends with it. An empty `data` has an empty chunk.
+    ///
+    /// A chunk that does not end with `data` is as long whatever follows the one byte behind it.
     pub fn cut(&self, data: &[u8]) -> usize {
         // Nothing in a run of zeros looks like a cut, whatever the sizes; seeing that they are zeros is much faster than
         // looking for one, and disk images are full of them.
@@ -196,6 +203,23 @@ mod tests {
             let length = chunker.cut(&data[at..]);
             assert_eq!(chunker.cut(&data[at..at + (256 << 10)]), length);
             assert!(((16 << 10)..=(256 << 10)).contains(&length));
+            at += length;
+        }
+    }
+
+    #[test]
+    fn a_cut_depends_only_on_the_bytes_up_to_the_one_behind_it() {
+        let chunker = Chunker::new(ChunkSizes::with_average(16 * KIB).unwrap());
+        let mut data = noise(2 << 20, 5);
+        data[300_000..500_000].fill(0);
+        let mut at = 0;
+        while at + chunker.sizes().maximum() < data.len() {
+            let length = chunker.cut(&data[at..]);
+            for seed in 0..4 {
+                let followed = [&data[at..=at + length], &noise(100_000, seed)].concat();
+                assert_eq!(chunker.cut(&followed), length);
+                assert_eq!(chunker.cut(&followed[..length + 2]), length);
+            }
             at += length;
         }
     }

@@ -223,8 +223,8 @@ impl<'r> ObjectWriter<'r> {
         }
     }
 
-    /// The name of an object. Disk images have the same long chunk of zeros thousands of times: it is hashed once.
-    fn name(&self, content: &[u8]) -> ObjectId {
+    /// The name of a content. Disk images have the same long chunk of zeros thousands of times: it is hashed once.
+    pub fn name(&self, content: &[u8]) -> ObjectId {
         let hash = |content: &[u8]| self.repo.hash().hash(content);
         if content.len() == self.repo.config().chunks.maximum() && is_zeros(content) {
             return *self.zeros.get_or_init(|| hash(content));
@@ -468,14 +468,23 @@ impl<'w, 'r> Appender<'w, 'r> {
 
     /// Stores an object unless it is there, and returns its name.
     pub fn store(&mut self, content: &[u8]) -> Result<ObjectId> {
-        self.store_checked(content, |_| Ok(()))
+        self.store_named(self.writer.name(content), content)
+    }
+
+    /// The same for an object whose name is known, from [`ObjectWriter::name`].
+    pub fn store_named(&mut self, id: ObjectId, content: &[u8]) -> Result<ObjectId> {
+        self.store_checked(id, content, |_| Ok(()))
     }
 
     /// The same, but what is not stored yet must pass a check first.
-    fn store_checked(&mut self, content: &[u8], check: impl FnOnce(&[u8]) -> Result<()>) -> Result<ObjectId> {
+    fn store_checked(
+        &mut self,
+        id: ObjectId,
+        content: &[u8],
+        check: impl FnOnce(&[u8]) -> Result<()>,
+    ) -> Result<ObjectId> {
         let writer = self.writer;
         writer.repo.go_on()?;
-        let id = writer.name(content);
         if !writer.is_wanted(id, content)? {
             return Ok(id);
         }
@@ -497,7 +506,7 @@ impl<'w, 'r> Appender<'w, 'r> {
 
     /// Stores a tree object. It is decoded first: what could not be read back must not be written.
     pub fn store_tree(&mut self, piece: &[u8]) -> Result<ObjectId> {
-        self.store_checked(piece, |piece| match Tree::decode(piece) {
+        self.store_checked(self.writer.name(piece), piece, |piece| match Tree::decode(piece) {
             Ok(_) => Ok(()),
             Err(error) => Err(Error::refused(
                 "store a directory",

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use backuptool::object::{HashAlgorithm, Labels};
+use backuptool::object::{Content, EntryKind, HashAlgorithm, Labels};
 use backuptool::ops::check::{self, CheckOptions};
 use backuptool::ops::prune::{self, PruneOptions};
 use backuptool::ops::snapshot::{ChangeDetection, SnapshotOptions, SnapshotReport, snapshot};
@@ -561,6 +561,76 @@ fn a_directory_of_many_files_keeps_its_tree() {
     assert!(added[2].bytes < 200_000, "a few pieces of the tree: {:?}", added[2]);
     drop(repo);
     bench.clean();
+}
+
+/// The offsets in the source's file `large` where the last snapshot cut it.
+fn cuts(bench: &Bench) -> Vec<usize> {
+    let repo = bench.open("repo");
+    let tree = repo.snapshots().unwrap().snapshots.last().unwrap().tree;
+    let mut entries = repo.entries(tree).map(Result::unwrap);
+    let large = entries.find(|entry| entry.name.as_bytes() == b"large").unwrap();
+    let EntryKind::File { size, content: Content::Chunks { list, depth } } = large.kind else { panic!("{large:?}") };
+    repo.chunks(list, depth, size).map(|chunk| usize::try_from(chunk.unwrap().offset).unwrap()).collect()
+}
+
+/// Takes a snapshot that knows where `large` was cut, and one that reads everything as if it had never been there.
+fn assert_cut_as_if_new(bench: &Bench, case: &str) {
+    let [known, anew] = [ChangeDetection::default(), READS_ALL]
+        .map(|detection| bench.take_of("repo", &bench.source(""), later, detection).snapshot);
+    assert_eq!(known.tree, anew.tree, "{case}");
+}
+
+#[test]
+fn a_large_file_that_has_changed_is_cut_where_it_would_be_if_it_were_new() {
+    let bench = Bench::new();
+    let mut content = noise(1, 20 << 20);
+    content[9_000_000..12_000_000].fill(0);
+    content[15_000_000..15_500_000].fill(7);
+    bench.write("large", &content);
+    assert_cut_as_if_new(&bench, "first");
+    let mut drawn = 0;
+    let mut next = |below: usize| {
+        drawn += 1;
+        usize::from_le_bytes(noise(drawn, 8).try_into().unwrap()) % below
+    };
+    for round in 0..24 {
+        let cuts = cuts(&bench);
+        let at = next(content.len());
+        match round % 8 {
+            // The byte behind a cut has a say in it. (Not two chunks in a row: each is to be looked at by itself.)
+            0 => cuts[1..].iter().step_by(5).for_each(|cut| content[*cut] ^= 0x55),
+            // So has the last one before it.
+            1 => cuts[1..].iter().step_by(5).for_each(|cut| content[*cut - 1] ^= 0x55),
+            2 => (0..3).for_each(|_| content[next(20 << 20)] ^= 1),
+            3 => drop(content.splice(at..at, noise(3, next(100_000)))),
+            4 => drop(content.drain(at..content.len().min(at + next(300_000)))),
+            // The last chunk goes on.
+            5 => content.extend_from_slice(&noise(4, 1 + next(200_000))),
+            6 => content.truncate(cuts[cuts.len() - 1 - next(3)] + next(2)),
+            _ => content[at..].iter_mut().take(500_000).for_each(|byte| *byte = 0),
+        }
+        content.resize(content.len().max(20 << 20), 9);
+        bench.write("large", &content);
+        assert_cut_as_if_new(&bench, &format!("round {round}"));
+    }
+    bench.take();
+    bench.clean();
+}
+
+#[test]
+fn a_large_file_is_cut_anew_where_it_is_not_known_how_it_was_cut() {
+    let bench = Bench::new();
+    let mut content = noise(1, 20 << 20);
+    bench.write("large", &content);
+    bench.take();
+    let packs = fs::read_dir(bench.path("repo/packs")).unwrap().map(|entry| entry.unwrap().path());
+    let trees: Vec<_> = packs.filter(|path| path.to_str().unwrap().contains(".trees.")).collect();
+    assert_eq!(trees.len(), 1);
+    fs::remove_file(&trees[0]).unwrap();
+    content[1_000_000] ^= 1;
+    bench.write("large", &content);
+    bench.take();
+    assert_cut_as_if_new(&bench, "after that");
 }
 
 /// Random edits, some of which do all they can not to be seen, between snapshots.

@@ -99,17 +99,17 @@ impl Compare {
 
     fn file(&mut self, file: FileToRead) -> Event {
         let detection = self.detection;
-        let known = match self.find(&file.name) {
-            Some(Seen::File { mark, content, .. }) if looks_same(&file.stat, mark, detection) => {
-                Some((*mark, *content))
-            }
+        let past = match self.find(&file.name) {
+            Some(Seen::File { mark, content, .. }) => Some((*mark, *content)),
             _ => None,
         };
-        let is_settled =
-            |mark: &FileMark| self.last.as_ref().is_some_and(|last| last.is_settled(mark, detection.ignore_ctime));
-        let Some((_, content)) = known.filter(|(mark, _)| is_settled(mark)) else {
+        let is_same = |mark: &FileMark| {
+            looks_same(&file.stat, mark, detection)
+                && self.last.as_ref().is_some_and(|last| last.is_settled(mark, detection.ignore_ctime))
+        };
+        let Some((_, content)) = past.filter(|(mark, _)| is_same(mark)) else {
             self.differs();
-            return Event::File(file);
+            return Event::File(FileToRead { past: past.map(|(mark, content)| (mark.size, content)), ..file });
         };
         self.advance();
         // As it looks now: with --ignore-inode it may look different than it did.

@@ -5,6 +5,7 @@
 //! the next run.
 
 mod assemble;
+mod chunks;
 mod compare;
 mod look;
 mod read;

@@ -6,20 +6,20 @@
 use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rayon::prelude::*;
-
+use super::chunks::{Part, Past, PastChunks, RUN};
 use super::walk::FileToRead;
 use crate::error::{Error, Result};
 use crate::fs::{SourceFile, SourceKind, Stat};
-use crate::object::{BlobId, Chunker, Content, ListBuilder, ObjectId};
-use crate::repo::{Appender, FRAME_CONTENT, ObjectWriter, Repository};
+use crate::object::{BlobId, Chunker, Content, ListBuilder};
+use crate::repo::{Appender, FRAME_CONTENT, Repository};
 
 /// So often a file that changes is read.
 const ATTEMPTS: u32 = 3;
-/// One thread stores about so many bytes of neighbouring chunks of a large file at a time.
-const RUN: usize = 2 << 20;
 /// A large file is read in parts of so many bytes, or as many for each thread, whose chunks are stored in parallel.
 const SHORT_PART: usize = 2 * RUN;
+
+/// To copy from the page cache to an address that is a little behind a multiple of this takes three times as long.
+const PAGE: usize = 4096;
 
 /// The most bytes that are read of a file that claims to be empty.
 const PSEUDO_FILE: u64 = 256 << 20;
@@ -120,7 +120,7 @@ fn read_once(
     let mut source = file.dir.open_file(&file.name).map_err(Failure::Source)?;
     let is_small = file.stat.size <= reader.chunker.sizes().whole_file() as u64;
     let before = if first && is_small { file.stat } else { source.stat().map_err(Failure::Source)? };
-    let (size, content) = read_content(blobs, reader, &mut source, before)?;
+    let (size, content) = read_content(blobs, reader, &mut source, before, file.past)?;
     let after = source.stat().map_err(Failure::Source)?;
     if after.kind != SourceKind::File {
         let error = std::io::Error::other("it is not a regular file any more");
@@ -140,74 +140,54 @@ fn read_content(
     reader: &Reader,
     source: &mut SourceFile,
     expected: Stat,
+    past: Option<Past>,
 ) -> Result<(u64, Content), Failure> {
-    let chunker = reader.chunker;
-    let sizes = chunker.sizes();
+    let sizes = reader.chunker.sizes();
     let parts = reader.parts(expected.size);
-    let mut part = Part::new(expected.size, parts.length() + sizes.maximum());
+    let mut buffer = Buffer::new(expected.size, parts.length() + sizes.maximum());
     let writer = blobs.writer();
     let repo = writer.repo();
-    part.fill(source, repo)?;
-    if !part.ended && part.filled <= sizes.whole_file() {
-        part.fill(source, repo)?;
+    buffer.fill(source, repo)?;
+    if !buffer.ended && buffer.filled <= sizes.whole_file() {
+        buffer.fill(source, repo)?;
     }
-    if part.filled <= sizes.whole_file() {
-        let id = blobs.store(part.bytes()).map_err(Failure::Repository)?;
-        return Ok((part.filled as u64, Content::Blob(BlobId(id))));
+    if buffer.filled <= sizes.whole_file() {
+        let id = blobs.store(buffer.bytes()).map_err(Failure::Repository)?;
+        return Ok((buffer.filled as u64, Content::Blob(BlobId(id))));
     }
     let mut lists = writer.trees();
     let mut store = |piece: &[u8]| lists.store(piece).map_err(Failure::Repository);
     let mut list = ListBuilder::new();
-    part.cut(chunker);
-    if part.ended && part.filled <= FRAME_CONTENT {
+    if buffer.ended && buffer.filled <= FRAME_CONTENT {
         // Not worth the other threads: it stays beside its neighbours.
-        for chunk in part.chunks() {
+        for chunk in buffer.part(reader.chunker).chunks() {
             let id = blobs.store(chunk).map_err(Failure::Repository)?;
             list.push(BlobId(id), chunk.len() as u64, &mut store)?;
         }
     } else {
         blobs.release();
+        let mut past = PastChunks::of(repo, past);
         loop {
-            // The next part is read and cut while this one is stored.
-            let mut next = part.following();
-            let (ids, read) = rayon::join(
-                || store_chunks(writer, &part.chunks().collect::<Vec<_>>()),
-                || if part.ended { Ok(()) } else { next.fill(source, repo).map(|()| next.cut(chunker)) },
+            // What follows is read while this is cut and stored.
+            let mut following = buffer.following(sizes.maximum());
+            let (stored, read) = rayon::join(
+                || buffer.part(reader.chunker).store(writer, &mut past),
+                || if buffer.ended { Ok(()) } else { following.fill(source, repo) },
             );
-            for (id, chunk) in ids.map_err(Failure::Repository)?.into_iter().zip(part.chunks()) {
-                list.push(BlobId(id), chunk.len() as u64, &mut store)?;
+            let mut length = 0;
+            for (chunk, bytes) in stored.map_err(Failure::Repository)? {
+                list.push(chunk, bytes as u64, &mut store)?;
+                length += bytes;
             }
             read?;
-            if part.ended {
+            if buffer.ended {
                 break;
             }
-            part.become_next(next);
+            buffer.go_on(length, following);
         }
     }
     let (list, depth, size) = list.finish(&mut store)?;
     Ok((size, Content::Chunks { list, depth }))
-}
-
-/// Stores chunks on all threads, a run of neighbours at a time: half a frame.
-fn store_chunks(writer: &ObjectWriter<'_>, chunks: &[&[u8]]) -> Result<Vec<ObjectId>> {
-    let mut runs = Vec::new();
-    let mut rest = chunks;
-    while !rest.is_empty() {
-        let mut bytes = 0;
-        let end = rest.iter().position(|chunk| {
-            bytes += chunk.len();
-            bytes >= RUN
-        });
-        let (run, after) = rest.split_at(end.map_or(rest.len(), |last| last + 1));
-        runs.push(run);
-        rest = after;
-    }
-    let store = |run: &[&[u8]]| {
-        let mut blobs = writer.blobs();
-        run.iter().map(|chunk| blobs.store(chunk)).collect::<Result<Vec<_>>>()
-    };
-    let ids = runs.into_par_iter().map(store).collect::<Result<Vec<_>>>()?;
-    Ok(ids.concat())
 }
 
 /// The part of a file that is in memory.
@@ -215,40 +195,48 @@ fn store_chunks(writer: &ObjectWriter<'_>, chunks: &[&[u8]]) -> Result<Vec<Objec
 /// No more is read than the file had when it was looked at: whether it has grown since is seen by looking again, which
 /// costs less than a read that finds the end, and a file that keeps growing is not followed for ever. A file that claims
 /// to be empty is read to its end, since those of `/proc` and `/sys` all do, but no further than [`PSEUDO_FILE`].
-struct Part {
-    buffer: Vec<u8>,
+struct Buffer {
+    memory: Vec<u8>,
+    /// Where in the memory the part begins, and ends.
+    start: usize,
     filled: usize,
+    /// Where in the file it begins.
+    offset: u64,
     longest: usize,
+    /// What is to be read behind it.
     left: u64,
     ended: bool,
-    /// The lengths of the chunks, as far as the cuts are certain without seeing more of the file.
-    cuts: Vec<usize>,
-    /// The buffer of the part before this one, to be used again.
+    /// The memory of the part before this one, to be used again.
     spare: Vec<u8>,
 }
 
-impl Part {
+impl Buffer {
     fn new(expected: u64, longest: usize) -> Self {
         let left = if expected == 0 { PSEUDO_FILE } else { expected };
         let first = if expected == 0 { 4096 } else { usize::try_from(expected).unwrap_or(longest).min(longest) };
-        Self { buffer: vec![0; first], filled: 0, longest, left, ended: false, cuts: Vec::new(), spare: Vec::new() }
+        let (start, filled, offset) = (0, 0, 0);
+        Self { memory: vec![0; first], start, filled, offset, longest, left, ended: false, spare: Vec::new() }
     }
 
     fn bytes(&self) -> &[u8] {
-        &self.buffer[..self.filled]
+        &self.memory[self.start..self.filled]
     }
 
-    /// Reads until the buffer is full, or the file has ended, a little at a time: it can be interrupted.
+    fn part(&self, chunker: Chunker) -> Part<'_> {
+        Part { chunker, bytes: self.bytes(), offset: self.offset, ended: self.ended }
+    }
+
+    /// Reads until it is full, or the file has ended, a little at a time: it can be interrupted.
     fn fill(&mut self, source: &mut SourceFile, repo: &Repository) -> Result<(), Failure> {
-        if self.filled == self.buffer.len() {
-            self.buffer.resize(self.longest, 0);
+        if self.filled == self.memory.len() {
+            self.memory.resize(self.longest, 0);
         }
-        let room = self.buffer.len() - self.filled;
+        let room = self.memory.len() - self.filled;
         let end = self.filled + usize::try_from(self.left).unwrap_or(room).min(room);
         while self.filled < end && !self.ended {
             repo.go_on().map_err(Failure::Repository)?;
             let step = end.min(self.filled + RUN);
-            let count = source.fill(&mut self.buffer[self.filled..step]).map_err(Failure::Source)?;
+            let count = source.fill(&mut self.memory[self.filled..step]).map_err(Failure::Source)?;
             self.ended = self.filled + count < step;
             self.filled += count;
             self.left -= count as u64;
@@ -257,40 +245,21 @@ impl Part {
         Ok(())
     }
 
-    /// Cuts it into chunks.
-    fn cut(&mut self, chunker: Chunker) {
-        self.cuts.clear();
-        let mut rest = &self.buffer[..self.filled];
-        while rest.len() >= chunker.sizes().maximum() || (self.ended && !rest.is_empty()) {
-            let length = chunker.cut(rest);
-            self.cuts.push(length);
-            rest = &rest[length..];
-        }
+    /// For what follows, with room before it for what is left of this, which is at most `room` bytes.
+    fn following(&mut self, room: usize) -> Self {
+        let mut memory = mem::take(&mut self.spare);
+        memory.resize(self.longest + PAGE, 0);
+        let room = room + memory[room..].as_ptr().align_offset(PAGE);
+        Self { memory, start: room, filled: room, spare: Vec::new(), ..*self }
     }
 
-    /// The chunks.
-    fn chunks(&self) -> impl Iterator<Item = &[u8]> {
-        let mut rest = self.bytes();
-        self.cuts.iter().map(move |length| {
-            let (chunk, after) = rest.split_at(*length);
-            rest = after;
-            chunk
-        })
-    }
-
-    /// The next part, as far as it is in memory: what is left behind the last cut.
-    fn following(&mut self) -> Self {
-        let cut: usize = self.cuts.iter().sum();
-        let mut buffer = mem::take(&mut self.spare);
-        buffer.resize(self.longest, 0);
-        let rest = &self.bytes()[cut..];
-        buffer[..rest.len()].copy_from_slice(rest);
-        let (filled, longest, left) = (rest.len(), self.longest, self.left);
-        Self { buffer, filled, longest, left, ended: self.ended, cuts: Vec::new(), spare: Vec::new() }
-    }
-
-    fn become_next(&mut self, next: Self) {
-        let before = mem::replace(self, next);
-        self.spare = before.buffer;
+    /// Goes on behind the first `length` bytes with those that are left, and what follows.
+    fn go_on(&mut self, length: usize, mut following: Self) {
+        let rest = &self.bytes()[length..];
+        following.start -= rest.len();
+        following.memory[following.start..][..rest.len()].copy_from_slice(rest);
+        following.offset += length as u64;
+        let before = mem::replace(self, following);
+        self.spare = before.memory;
     }
 }

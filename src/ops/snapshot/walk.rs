@@ -13,6 +13,7 @@ use std::vec;
 
 use rayon::ThreadPool;
 
+use super::chunks::Past;
 use super::compare::{KnownDir, KnownFile};
 use super::look::{BESIDE, BLOCK, Bounds, Listed, Look, Opened, OpenedAhead, OpenedDir, PIECE_DIRS, Permit};
 use crate::error::{Error, Result};
@@ -47,6 +48,8 @@ pub(in crate::ops) struct FileToRead {
     pub(in crate::ops) dir: Arc<SourceDir>,
     pub(in crate::ops) name: Name,
     pub(in crate::ops) stat: Stat,
+    /// What it held in the last snapshot, if that is known.
+    pub(in crate::ops) past: Option<Past>,
 }
 
 /// A directory that the walk is in.
@@ -210,7 +213,7 @@ impl Iterator for Walk<'_> {
         }
         Some(match look {
             Look::Dir => self.enter(&dir, name, opened),
-            Look::File(stat) => Event::File(FileToRead { dir, name, stat }),
+            Look::File(stat) => Event::File(FileToRead { dir, name, stat, past: None }),
             Look::Symlink(target) => Event::Symlink(name, target),
             Look::Special => Event::Special,
             Look::Failed(error) => Event::Failed(error),

@@ -1,0 +1,155 @@
+//! The chunks of a large file: where it is cut, and how they are stored, part by part, on all threads.
+//!
+//! To look for cuts takes longer than to hash what is between them. But most large files that have changed are nearly as
+//! they were: a disk image, a database, a log. So a file whose chunks are known from its last snapshot is hashed in these
+//! first, where they were; it is cut anew only where that does not give their names.
+//!
+//! # Why the cuts are those that would have been found
+//!
+//! A chunk is taken over if it and the one behind it are what they were. The cut between the two was found in the bytes of
+//! the first and the one behind them ([`Chunker::cut`]), and these are what they were. What has no other chunk behind it,
+//! or behind which something has changed, is cut anew.
+
+use std::collections::VecDeque;
+use std::iter;
+
+use rayon::prelude::*;
+
+use crate::error::Result;
+use crate::object::{BlobId, ChunkSizes, Chunker, Content};
+use crate::repo::{ChunkAt, Chunks, ObjectWriter, Repository};
+
+/// One thread stores about so many bytes of neighbouring chunks at a time: half a frame.
+pub(super) const RUN: usize = 2 << 20;
+
+/// So many neighbouring chunks are hashed by one thread, or more.
+const TRIED_AT_ONCE: usize = 8;
+
+/// What a file held when it was stored last: its length in bytes, and where it is.
+pub(in crate::ops) type Past = (u64, Content);
+
+/// The chunks that a file had, from some offset on.
+pub(super) struct PastChunks<'r> {
+    sizes: ChunkSizes,
+    /// Nothing when no more are known.
+    rest: Option<Chunks<'r>>,
+    /// Those that are read already.
+    read: VecDeque<ChunkAt>,
+}
+
+impl<'r> PastChunks<'r> {
+    pub(super) fn of(repo: &'r Repository, past: Option<Past>) -> Self {
+        let rest = match past {
+            Some((size, Content::Chunks { list, depth })) => Some(repo.chunks(list, depth, size)),
+            _ => None,
+        };
+        Self { sizes: repo.config().chunks, rest, read: VecDeque::new() }
+    }
+
+    /// Those from `from` on that end at `to` at most. Neither may be before what it was the last time.
+    fn between(&mut self, from: u64, to: u64) -> Vec<ChunkAt> {
+        while self.read.back().is_none_or(|last| last.offset + last.length < to) {
+            // The last one may be shorter, but that is never taken over.
+            let is_possible =
+                |chunk: &ChunkAt| (self.sizes.minimum() as u64..=self.sizes.maximum() as u64).contains(&chunk.length);
+            let next = self.rest.as_mut().and_then(Iterator::next).and_then(Result::ok).filter(is_possible);
+            let Some(chunk) = next else {
+                // What comes after something that cannot be read is not behind what was read last.
+                self.rest = None;
+                break;
+            };
+            self.read.push_back(chunk);
+        }
+        let passed = self.read.partition_point(|chunk| chunk.offset < from);
+        self.read.drain(..passed);
+        self.read.iter().copied().take_while(|chunk| chunk.offset + chunk.length <= to).collect()
+    }
+}
+
+/// A part of a file, from a cut on.
+#[derive(Clone, Copy)]
+pub(super) struct Part<'a> {
+    pub(super) chunker: Chunker,
+    pub(super) bytes: &'a [u8],
+    /// Where it begins in the file, in bytes.
+    pub(super) offset: u64,
+    /// Whether the file ends with it. If not, what is left behind the last certain cut belongs to the next part.
+    pub(super) ended: bool,
+}
+
+/// A chunk that was stored, and its length in bytes.
+type Stored = (BlobId, usize);
+
+/// A chunk to be stored, and its name if that is known.
+type Chunk<'a> = (&'a [u8], Option<BlobId>);
+
+impl<'a> Part<'a> {
+    /// The first chunk, if it is certain where that ends.
+    fn first(self) -> Option<&'a [u8]> {
+        let is_certain = self.bytes.len() >= self.chunker.sizes().maximum() || (self.ended && !self.bytes.is_empty());
+        is_certain.then(|| &self.bytes[..self.chunker.cut(self.bytes)])
+    }
+
+    /// What is behind the first `length` bytes.
+    fn behind(self, length: usize) -> Self {
+        Self { bytes: &self.bytes[length..], offset: self.offset + length as u64, ..self }
+    }
+
+    /// The chunks, one after the other.
+    pub(super) fn chunks(mut self) -> impl Iterator<Item = &'a [u8]> {
+        iter::from_fn(move || {
+            let chunk = self.first()?;
+            self = self.behind(chunk.len());
+            Some(chunk)
+        })
+    }
+
+    /// The bytes of a chunk that the file had.
+    fn at(self, chunk: &ChunkAt) -> Option<&'a [u8]> {
+        let from = usize::try_from(chunk.offset.checked_sub(self.offset)?).ok()?;
+        self.bytes.get(from..)?.get(..usize::try_from(chunk.length).ok()?)
+    }
+
+    /// Stores the chunks, on all threads. `past` are those that the file had.
+    pub(super) fn store(self, writer: &ObjectWriter<'_>, past: &mut PastChunks<'_>) -> Result<Vec<Stored>> {
+        let mut past = past.between(self.offset, self.offset + self.bytes.len() as u64);
+        let is_same = |chunk: &ChunkAt| self.at(chunk).is_some_and(|bytes| writer.name(bytes) == chunk.blob.object());
+        let are_same: Vec<bool> = past.par_iter().with_min_len(TRIED_AT_ONCE).map(is_same).collect();
+        let mut pairs = are_same.windows(2).map(|pair| pair[0] && pair[1]);
+        past.retain(|_| pairs.next() == Some(true));
+        self.store_runs(writer, &past)
+    }
+
+    /// Stores a run of chunks, and meanwhile those behind it. Those in `known` are in it.
+    fn store_runs(self, writer: &ObjectWriter<'_>, mut known: &[ChunkAt]) -> Result<Vec<Stored>> {
+        let (mut run, mut rest): (Vec<Chunk<'_>>, Self) = (Vec::new(), self);
+        while self.bytes.len() - rest.bytes.len() < RUN {
+            known = &known[known.partition_point(|chunk| chunk.offset < rest.offset)..];
+            let is_known = known.first().filter(|chunk| chunk.offset == rest.offset);
+            let is_known = is_known.and_then(|chunk| Some((rest.at(chunk)?, Some(chunk.blob))));
+            let Some(next) = is_known.or_else(|| Some((rest.first()?, None))) else { break };
+            rest = rest.behind(next.0.len());
+            run.push(next);
+        }
+        if run.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (stored, behind) = rayon::join(|| store_run(writer, &run), || rest.store_runs(writer, known));
+        let mut stored = stored?;
+        stored.extend(behind?);
+        Ok(stored)
+    }
+}
+
+/// Stores neighbouring chunks.
+fn store_run(writer: &ObjectWriter<'_>, run: &[Chunk<'_>]) -> Result<Vec<Stored>> {
+    let mut blobs = writer.blobs();
+    let store = |(chunk, name): &Chunk<'_>| {
+        let id = match name {
+            Some(name) => blobs.store_named(name.object(), chunk)?,
+            None => blobs.store(chunk)?,
+        };
+        Ok((BlobId(id), chunk.len()))
+    };
+    run.iter().map(store).collect()
+}
