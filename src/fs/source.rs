@@ -108,11 +108,34 @@ impl DirListing {
         self.entries.push(Listed { start, length, kind });
     }
 
+    /// Sorts the entries, and the names with them: whoever goes through a large directory then finds each name beside the
+    /// one before it. To compare names is to look for them in all of the memory, so it is done only for those that have
+    /// the same eight bytes behind what all of them begin with.
     fn sort(&mut self) {
         let Self { names, entries } = self;
-        entries.sort_unstable_by(|a, b| (a.name(names), a.kind).cmp(&(b.name(names), b.kind)));
+        let first = entries.first().map(|entry| entry.name(names)).unwrap_or_default();
+        let common = entries.iter().fold(first, |common, entry| {
+            let alike = common.iter().zip(entry.name(names)).take_while(|(one, other)| one == other).count();
+            &common[..alike]
+        });
+        let key = |entry: &Listed| {
+            let mut key = [0; 8];
+            key.iter_mut().zip(&entry.name(names)[common.len()..]).for_each(|(key, byte)| *key = *byte);
+            u64::from_be_bytes(key)
+        };
+        let mut sorted: Vec<(u64, Listed)> = entries.drain(..).map(|entry| (key(&entry), entry)).collect();
+        sorted.sort_unstable_by(|(one, a), (other, b)| {
+            one.cmp(other).then_with(|| (a.name(names), a.kind).cmp(&(b.name(names), b.kind)))
+        });
         // A directory that changes while it is read may show a name twice.
-        entries.dedup_by(|next, kept| next.name(names) == kept.name(names));
+        sorted.dedup_by(|(_, next), (_, kept)| next.name(names) == kept.name(names));
+        let mut sorted_names = Vec::with_capacity(names.len());
+        entries.extend(sorted.into_iter().map(|(_, entry)| {
+            let start = sorted_names.len();
+            sorted_names.extend_from_slice(entry.name(names));
+            Listed { start, ..entry }
+        }));
+        *names = sorted_names;
     }
 
     /// How many entries there are.
@@ -303,5 +326,36 @@ impl SourceFile {
     pub fn fill(&mut self, buffer: &mut [u8]) -> Result<usize> {
         let Self { file, path } = self;
         read_full(path, buffer, |part, _| file.read(part))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_listing_is_sorted_by_the_bytes_of_names(
+            common in "[a-b]{0,20}",
+            names in proptest::collection::vec(("[a-bA\u{80}\u{ff}]{1,12}", any::<bool>()), 0..60),
+        ) {
+            let mut listing = DirListing::default();
+            let mut expected = BTreeMap::new();
+            for (rest, is_dir) in names {
+                let name = Name::new(format!("{common}{rest}").as_bytes()).unwrap();
+                let kind = if is_dir { SourceKind::Dir } else { SourceKind::File };
+                listing.push(&name, kind);
+                // A name that was met twice is what comes first of what it was.
+                let kept = expected.entry(name).or_insert(kind);
+                *kept = kind.min(*kept);
+            }
+            listing.sort();
+            let found: Vec<_> = (0..).map_while(|place| listing.get(place)).map(|entry| (entry.name, entry.kind)).collect();
+            prop_assert_eq!(found, expected.into_iter().collect::<Vec<_>>());
+        }
     }
 }
