@@ -36,6 +36,8 @@ use crate::store::{layout, loose};
 pub const SMALL: u64 = 4 << 20;
 /// So many loose objects are many: the command `snapshot` runs `pack` when it is done and finds more.
 pub const MANY_LOOSE: usize = 4096;
+/// One of so many shard directories is looked at to find that out.
+const SAMPLED: usize = 16;
 /// So many packs that could be folded are many.
 pub const MANY_SMALL_PACKS: usize = 32;
 
@@ -90,9 +92,14 @@ pub struct PackReport {
     pub elapsed: Duration,
 }
 
-/// Whether so much could be folded that it should be.
+/// Whether so much could be folded that it should be. How many objects are loose is told by a sixteenth of them, as git
+/// does it (`gc.auto`): their names are spread evenly, and to list them all takes as long as a snapshot of few files.
 pub fn is_due(repo: &Repository, options: WriterOptions) -> Result<bool> {
-    if loose::list(repo.backend())?.objects.len() > MANY_LOOSE {
+    let mut loose = 0;
+    for shard in (0..=u8::MAX).step_by(SAMPLED) {
+        loose += loose::list_shard(repo.backend(), shard)?.objects.len();
+    }
+    if loose * SAMPLED > MANY_LOOSE {
         return Ok(true);
     }
     let packs = repo.packs()?.list();

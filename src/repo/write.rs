@@ -45,7 +45,7 @@ use crate::store::codec::Density;
 use crate::store::pack::{FinishedPack, FrameBuilder, PACK_SIZE, PackKind, PackWriter};
 use crate::store::packs::Packs;
 use crate::store::staging::Staging;
-use crate::store::{Lock, codec, damaged, layout, loose, refs};
+use crate::store::{Backend, Lock, codec, damaged, layout, loose, refs};
 
 /// With the default limit on the number of loose objects, they have at most 8 MiB together.
 const LOOSE_BYTES: usize = 32 << 10;
@@ -125,9 +125,17 @@ struct Few {
     bytes: usize,
 }
 
-/// The objects that need not be written, sharded by their first byte so that threads seldom meet. (Those in packs that
-/// were complete are known to [`Packs`].)
-struct Known([Mutex<HashMap<ObjectId, Presence>>; 64]);
+/// The objects that need not be written, by their first byte, so that threads seldom meet, and so that of the shard
+/// directories only those are listed of which an object is asked for. (Those in packs that were complete are known to
+/// [`Packs`].)
+struct Known([Mutex<Shard>; 256]);
+
+#[derive(Default)]
+struct Shard {
+    /// There is a directory that has not been listed.
+    is_unlisted: bool,
+    objects: HashMap<ObjectId, Presence>,
+}
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Presence {
@@ -145,16 +153,28 @@ struct AddedCounters {
 }
 
 impl Known {
-    fn new(listed: &[ObjectId]) -> Self {
-        let known = Self(std::array::from_fn(|_| Mutex::default()));
-        for id in listed {
-            known.shard(*id).insert(*id, Presence::Listed);
-        }
-        known
+    fn new(shards: &[u8]) -> Self {
+        let shard = |byte: usize| {
+            let is_unlisted = shards.iter().any(|shard| usize::from(*shard) == byte);
+            Mutex::new(Shard { is_unlisted, objects: HashMap::new() })
+        };
+        Self(std::array::from_fn(shard))
     }
 
-    fn shard(&self, id: ObjectId) -> MutexGuard<'_, HashMap<ObjectId, Presence>> {
-        self.0[usize::from(id.as_bytes()[0]) % 64].lock().unwrap_or_else(PoisonError::into_inner)
+    fn shard(&self, id: ObjectId) -> MutexGuard<'_, Shard> {
+        self.0[usize::from(id.as_bytes()[0])].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The shard of an object, with all that is loose there.
+    fn listed(&self, backend: &dyn Backend, id: ObjectId) -> Result<MutexGuard<'_, Shard>> {
+        let mut shard = self.shard(id);
+        if shard.is_unlisted {
+            for object in loose::list_shard(backend, id.as_bytes()[0])?.objects {
+                shard.objects.entry(object).or_insert(Presence::Listed);
+            }
+            shard.is_unlisted = false;
+        }
+        Ok(shard)
     }
 }
 
@@ -167,9 +187,9 @@ impl<'r> ObjectWriter<'r> {
     ) -> Result<Self> {
         let backend = repo.backend();
         let staging = begin_writing(backend, session)?;
-        let listing = loose::list(backend)?.complete()?;
-        let known = Known::new(&listing.objects);
-        let batch = Batch::new(backend, Arc::clone(&staging), options.sync, listing.shards);
+        let shards = loose::list_shards(backend)?.shards;
+        let known = Known::new(&shards);
+        let batch = Batch::new(backend, Arc::clone(&staging), options.sync, shards);
         let lane = |kind| Lane {
             packs: PackWriter::new(backend, Arc::clone(&staging), kind, repo.hash(), options.pack_size),
             idle: Default::default(),
@@ -234,8 +254,8 @@ impl<'r> ObjectWriter<'r> {
 
     /// Whether the object has to be stored by who asks.
     fn is_wanted(&self, id: ObjectId, content: &[u8]) -> Result<bool> {
-        let mut shard = self.known.shard(id);
-        let presence = shard.get(&id).copied();
+        let mut shard = self.known.listed(self.repo.backend(), id)?;
+        let presence = shard.objects.get(&id).copied();
         if presence == Some(Presence::Settled) {
             return Ok(false);
         }
@@ -244,7 +264,7 @@ impl<'r> ObjectWriter<'r> {
             self.reused_packs.store(true, Ordering::Relaxed);
             return Ok(false);
         }
-        shard.insert(id, Presence::Settled);
+        shard.objects.insert(id, Presence::Settled);
         drop(shard);
         if presence == Some(Presence::Listed) && loose::holds(self.repo.backend(), self.repo.rules(), id, content)? {
             self.batch.note_reused(id);
@@ -315,7 +335,7 @@ impl<'r> ObjectWriter<'r> {
         self.added.stored.fetch_add(pack.length, Ordering::Relaxed);
         self.packs.add(pack);
         for member in &pack.members {
-            self.known.shard(member.id).remove(&member.id);
+            self.known.shard(member.id).objects.remove(&member.id);
         }
         if self.packs.save_if_much(&self.staging).is_err() {
             // It is derived, and what is to be found stays in memory.

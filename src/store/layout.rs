@@ -123,14 +123,15 @@ impl RefFile {
     /// Reads a name in `snapshots`.
     pub fn parse(name: &str) -> Option<Self> {
         let (digits, kind) = name.split_once('.')?;
-        let number: u64 = digits.parse().ok()?;
+        // One number has one spelling: no zeros before it, no sign.
+        let number: u64 = digits.starts_with(|first| matches!(first, '1'..='9')).then(|| digits.parse().ok())??;
         let file = match kind {
             "json" => Self::Ref(number),
             "pruned" => Self::Pruned(number),
             "labels.json" => Self::Labels(number),
             _ => return None,
         };
-        ((1..=MAX_NUMBER).contains(&number) && file.name() == name).then_some(file)
+        (number <= MAX_NUMBER).then_some(file)
     }
 
     fn name(self) -> String {

@@ -28,24 +28,39 @@ impl LooseListing {
 
 /// Lists the loose objects. Their content is not looked at.
 pub fn list(backend: &dyn Backend) -> Result<LooseListing> {
+    let mut listing = list_shards(backend)?;
+    for shard in &listing.shards {
+        match list_shard(backend, *shard) {
+            Ok(found) => {
+                listing.objects.extend(found.objects);
+                listing.strangers.extend(found.strangers);
+            }
+            Err(error) => listing.unreadable.push(error),
+        }
+    }
+    Ok(listing)
+}
+
+/// Lists the shard directories, and not what is in them.
+pub fn list_shards(backend: &dyn Backend) -> Result<LooseListing> {
     let mut listing = LooseListing::default();
     for entry in list_or_empty(backend, layout::OBJECTS)? {
         match layout::parse_shard(&entry.name) {
-            Some(first_byte) if entry.kind == EntryKind::Dir => {
-                listing.shards.push(first_byte);
-                let dir = layout::shard_path(first_byte);
-                let entries = backend.list(&dir).unwrap_or_else(|error| {
-                    listing.unreadable.push(error);
-                    Vec::new()
-                });
-                for entry in entries {
-                    match layout::parse_object(first_byte, &entry.name) {
-                        Some(id) if entry.kind == EntryKind::File => listing.objects.push(id),
-                        _ => listing.strangers.push(format!("{dir}/{}", entry.name)),
-                    }
-                }
-            }
+            Some(shard) if entry.kind == EntryKind::Dir => listing.shards.push(shard),
             _ => listing.strangers.push(format!("{}/{}", layout::OBJECTS, entry.name)),
+        }
+    }
+    Ok(listing)
+}
+
+/// Lists what is in the shard directory of a first byte.
+pub fn list_shard(backend: &dyn Backend, shard: u8) -> Result<LooseListing> {
+    let mut listing = LooseListing { shards: vec![shard], ..LooseListing::default() };
+    let dir = layout::shard_path(shard);
+    for entry in list_or_empty(backend, &dir)? {
+        match layout::parse_object(shard, &entry.name) {
+            Some(id) if entry.kind == EntryKind::File => listing.objects.push(id),
+            _ => listing.strangers.push(format!("{dir}/{}", entry.name)),
         }
     }
     Ok(listing)

@@ -5,9 +5,11 @@ use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use backuptool::Error;
 use backuptool::object::HashAlgorithm;
+use backuptool::ops::pack::{MANY_LOOSE, is_due};
 use backuptool::ops::prune::{self, PruneOptions};
 use backuptool::repo::WriterOptions;
 use backuptool::store::batch::SyncMethod;
@@ -19,8 +21,8 @@ use crate::support::cli;
 use crate::support::fault::FaultBackend;
 use crate::support::model::{Model, Source, noise};
 use crate::support::repos::{
-    check, init, open, pack_plan, packs, prune, prune_plan, prune_with, restored, save_index, session, staging,
-    take_with,
+    check, init, open, pack_plan, packs, prune, prune_plan, prune_with, put_object, restored, save_index, session,
+    staging, take_with,
 };
 
 const PACKED: WriterOptions = WriterOptions { sync: SyncMethod::Auto, loose_limit: 0, pack_size: 64 << 20 };
@@ -228,6 +230,37 @@ fn what_an_index_hid_is_looked_for_again_by_every_thread_that_missed_it() {
     assert!(packs.look_again(edition).unwrap());
     assert_eq!(packs.find(id).unwrap().len(), 1);
     assert!(!packs.look_again(packs.edition()).unwrap());
+}
+
+#[test]
+fn a_run_lists_the_directories_of_the_loose_objects_that_it_meets_and_no_others() {
+    let memory = repository(&[(files(1..200), LOOSE)]);
+    let shards = |memory: &MemoryBackend| memory.list(layout::OBJECTS).unwrap().len();
+    assert!(shards(&memory) > 100);
+    let listed = Arc::new(Mutex::new(BTreeSet::new()));
+    let noted = Arc::clone(&listed);
+    let watched = FaultBackend::hooked(memory.clone(), move |operation, path| {
+        if operation == "list" && path.starts_with("objects/") {
+            assert!(noted.lock().unwrap().insert(path.to_owned()), "{path} was listed twice");
+        }
+        Ok(())
+    });
+    // Two that are there, and the tree of the two, which is not.
+    let report = take_with(watched, Source::new(files(1..3)).path(), LOOSE).unwrap();
+    assert_eq!(report.snapshot.added.objects, 1);
+    assert!((1..=3).contains(&listed.lock().unwrap().len()), "{listed:?}");
+    assert_eq!(restored(memory, 2).unwrap(), files(1..3));
+}
+
+#[test]
+fn to_pack_is_due_when_about_so_many_objects_are_loose() {
+    for (count, expected) in [(MANY_LOOSE / 4 * 3, false), (MANY_LOOSE / 4 * 5, true)] {
+        let memory = repository(&[]);
+        for number in 0..count {
+            put_object(&memory, &number.to_le_bytes());
+        }
+        assert_eq!(is_due(&open(memory).unwrap(), PACKED).unwrap(), expected, "{count}");
+    }
 }
 
 #[test]
