@@ -23,6 +23,9 @@
 //! is reused if the pack's footer, length and table of frames agree, and if it is not among those that the last `check`
 //! found damaged ([`damaged`]); its content is not read. (Once that is stored again it is not named there any more.)
 //!
+//! Which objects are loose is looked up directory by directory, when the first object is met that would be there. A
+//! directory that cannot be listed ends the run then; where nothing is met that belongs there, it does not matter.
+//!
 //! # Memory
 //!
 //! What this run has stored is remembered by name until its pack is complete; from then on it is found through the index
@@ -169,7 +172,7 @@ impl Known {
     fn listed(&self, backend: &dyn Backend, id: ObjectId) -> Result<MutexGuard<'_, Shard>> {
         let mut shard = self.shard(id);
         if shard.is_unlisted {
-            for object in loose::list_shard(backend, id.as_bytes()[0])?.objects {
+            for object in loose::list_shard(backend, id.as_bytes()[0])? {
                 shard.objects.entry(object).or_insert(Presence::Listed);
             }
             shard.is_unlisted = false;
@@ -187,7 +190,7 @@ impl<'r> ObjectWriter<'r> {
     ) -> Result<Self> {
         let backend = repo.backend();
         let staging = begin_writing(backend, session)?;
-        let shards = loose::list_shards(backend)?.shards;
+        let shards = loose::list_shards(backend)?;
         let known = Known::new(&shards);
         let batch = Batch::new(backend, Arc::clone(&staging), options.sync, shards);
         let lane = |kind| Lane {

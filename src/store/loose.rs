@@ -28,42 +28,48 @@ impl LooseListing {
 
 /// Lists the loose objects. Their content is not looked at.
 pub fn list(backend: &dyn Backend) -> Result<LooseListing> {
-    let mut listing = list_shards(backend)?;
+    let mut listing = LooseListing::default();
+    listing.shards = shards(backend, &mut listing.strangers)?;
     for shard in &listing.shards {
-        match list_shard(backend, *shard) {
-            Ok(found) => {
-                listing.objects.extend(found.objects);
-                listing.strangers.extend(found.strangers);
-            }
+        match objects(backend, *shard, &mut listing.strangers) {
+            Ok(objects) => listing.objects.extend(objects),
             Err(error) => listing.unreadable.push(error),
         }
     }
     Ok(listing)
 }
 
-/// Lists the shard directories, and not what is in them.
-pub fn list_shards(backend: &dyn Backend) -> Result<LooseListing> {
-    let mut listing = LooseListing::default();
-    for entry in list_or_empty(backend, layout::OBJECTS)? {
-        match layout::parse_shard(&entry.name) {
-            Some(shard) if entry.kind == EntryKind::Dir => listing.shards.push(shard),
-            _ => listing.strangers.push(format!("{}/{}", layout::OBJECTS, entry.name)),
-        }
-    }
-    Ok(listing)
+/// The shard directories that exist, by first byte, ascending. What is in them is not looked at.
+pub fn list_shards(backend: &dyn Backend) -> Result<Vec<u8>> {
+    shards(backend, &mut Vec::new())
 }
 
-/// Lists what is in the shard directory of a first byte.
-pub fn list_shard(backend: &dyn Backend, shard: u8) -> Result<LooseListing> {
-    let mut listing = LooseListing { shards: vec![shard], ..LooseListing::default() };
-    let dir = layout::shard_path(shard);
-    for entry in list_or_empty(backend, &dir)? {
-        match layout::parse_object(shard, &entry.name) {
-            Some(id) if entry.kind == EntryKind::File => listing.objects.push(id),
-            _ => listing.strangers.push(format!("{dir}/{}", entry.name)),
+/// The objects in the shard directory of a first byte, ascending.
+pub fn list_shard(backend: &dyn Backend, shard: u8) -> Result<Vec<ObjectId>> {
+    objects(backend, shard, &mut Vec::new())
+}
+
+fn shards(backend: &dyn Backend, strangers: &mut Vec<String>) -> Result<Vec<u8>> {
+    let mut shards = Vec::new();
+    for entry in list_or_empty(backend, layout::OBJECTS)? {
+        match layout::parse_shard(&entry.name) {
+            Some(shard) if entry.kind == EntryKind::Dir => shards.push(shard),
+            _ => strangers.push(format!("{}/{}", layout::OBJECTS, entry.name)),
         }
     }
-    Ok(listing)
+    Ok(shards)
+}
+
+fn objects(backend: &dyn Backend, shard: u8, strangers: &mut Vec<String>) -> Result<Vec<ObjectId>> {
+    let dir = layout::shard_path(shard);
+    let mut objects = Vec::new();
+    for entry in backend.list(&dir)? {
+        match layout::parse_object(shard, &entry.name) {
+            Some(id) if entry.kind == EntryKind::File => objects.push(id),
+            _ => strangers.push(format!("{dir}/{}", entry.name)),
+        }
+    }
+    Ok(objects)
 }
 
 /// The entries of a directory of the repository; a missing one is empty (zip and some copies drop empty directories).

@@ -259,8 +259,18 @@ fn to_pack_is_due_when_about_so_many_objects_are_loose() {
         for number in 0..count {
             put_object(&memory, &number.to_le_bytes());
         }
-        assert_eq!(is_due(&open(memory).unwrap(), PACKED).unwrap(), expected, "{count}");
+        // One that cannot be listed counts for nothing.
+        let is_denied =
+            |path: &str| if path == "objects/10" { Err(ErrorKind::PermissionDenied.into()) } else { Ok(()) };
+        let backend = FaultBackend::hooked(memory, move |operation, path| match operation {
+            "list" => is_denied(path),
+            _ => Ok(()),
+        });
+        assert_eq!(is_due(&open(backend).unwrap(), PACKED).unwrap(), expected, "{count}");
     }
+    let memory = repository(&[]);
+    memory.set_contents("objects/10", b"no directory".to_vec()).unwrap();
+    assert!(!is_due(&open(memory).unwrap(), PACKED).unwrap());
 }
 
 #[test]

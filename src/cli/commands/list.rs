@@ -85,13 +85,13 @@ fn table(listing: &ListReport) -> String {
     let mut lines = Vec::with_capacity(rows.len());
     for row in rows {
         let [pin, tags, message] = &row.labels;
-        let mut line = if is_labelled(&row) {
-            format!("{:<1$}  {pin:<2$}  {tags:<3$}  {message}", row.facts, widths.0, widths.1, widths.2)
+        lines.push(if is_labelled(&row) {
+            let line = format!("{:<1$}  {pin:<2$}  {tags:<3$}  {message}", row.facts, widths.0, widths.1, widths.2);
+            line.trim_end().to_string()
         } else {
+            // Blanks at its end are the path's.
             row.facts
-        };
-        line.truncate(line.trim_end().len());
-        lines.push(line);
+        });
     }
     text_of(&lines)
 }

@@ -48,7 +48,7 @@ pub(in crate::ops) struct FileToRead {
     pub(in crate::ops) dir: Arc<SourceDir>,
     pub(in crate::ops) name: Name,
     pub(in crate::ops) stat: Stat,
-    /// What it held in the last snapshot, if that is known.
+    /// What it held in the last snapshot, if it has changed since and that is known.
     pub(in crate::ops) past: Option<Past>,
 }
 
