@@ -2,7 +2,8 @@
 //!
 //! To look for cuts takes longer than to hash what is between them. But most large files that have changed are nearly as
 //! they were: a disk image, a database, a log. So a file whose chunks are known from its last snapshot is hashed in these
-//! first, where they were; it is cut anew only where that does not give their names.
+//! first, where they were; it is cut anew only where that does not give their names. (Behind an insertion it never does,
+//! so where all of a part was tried in vain, of the parts behind it only the first chunks are.)
 //!
 //! # Why the cuts are those that would have been found
 //!
@@ -35,6 +36,8 @@ pub(super) struct PastChunks<'r> {
     rest: Option<Chunks<'r>>,
     /// Those that are read already.
     read: VecDeque<ChunkAt>,
+    /// Whether none was the same in the last part.
+    in_vain: bool,
 }
 
 impl<'r> PastChunks<'r> {
@@ -43,13 +46,13 @@ impl<'r> PastChunks<'r> {
             Some((size, Content::Chunks { list, depth })) => Some(repo.chunks(list, depth, size)),
             _ => None,
         };
-        Self { sizes: repo.config().chunks, rest, read: VecDeque::new() }
+        Self { sizes: repo.config().chunks, rest, read: VecDeque::new(), in_vain: false }
     }
 
-    /// Those from `from` on that end at `to` at most. Neither may be before what it was the last time.
+    /// Those that begin between two offsets. Neither may be before what it was the last time.
     fn between(&mut self, from: u64, to: u64) -> Vec<ChunkAt> {
         while self.read.back().is_none_or(|last| last.offset + last.length < to) {
-            // The last one may be shorter, but that is never taken over.
+            // No chunker made a list with others, but for the last one of a file; and it could fill the memory.
             let is_possible =
                 |chunk: &ChunkAt| (self.sizes.minimum() as u64..=self.sizes.maximum() as u64).contains(&chunk.length);
             let next = self.rest.as_mut().and_then(Iterator::next).and_then(Result::ok).filter(is_possible);
@@ -62,7 +65,7 @@ impl<'r> PastChunks<'r> {
         }
         let passed = self.read.partition_point(|chunk| chunk.offset < from);
         self.read.drain(..passed);
-        self.read.iter().copied().take_while(|chunk| chunk.offset + chunk.length <= to).collect()
+        self.read.iter().copied().collect()
     }
 }
 
@@ -104,7 +107,7 @@ impl<'a> Part<'a> {
         })
     }
 
-    /// The bytes of a chunk that the file had.
+    /// The bytes of a chunk that the file had, if the part has them all.
     fn at(self, chunk: &ChunkAt) -> Option<&'a [u8]> {
         let from = usize::try_from(chunk.offset.checked_sub(self.offset)?).ok()?;
         self.bytes.get(from..)?.get(..usize::try_from(chunk.length).ok()?)
@@ -112,15 +115,20 @@ impl<'a> Part<'a> {
 
     /// Stores the chunks, on all threads. `past` are those that the file had.
     pub(super) fn store(self, writer: &ObjectWriter<'_>, past: &mut PastChunks<'_>) -> Result<Vec<Stored>> {
-        let mut past = past.between(self.offset, self.offset + self.bytes.len() as u64);
+        let mut known = past.between(self.offset, self.offset + self.bytes.len() as u64);
+        if past.in_vain {
+            known.truncate(TRIED_AT_ONCE);
+        }
         let is_same = |chunk: &ChunkAt| self.at(chunk).is_some_and(|bytes| writer.name(bytes) == chunk.blob.object());
-        let are_same: Vec<bool> = past.par_iter().with_min_len(TRIED_AT_ONCE).map(is_same).collect();
+        let are_same: Vec<bool> = known.par_iter().with_min_len(TRIED_AT_ONCE).map(is_same).collect();
+        past.in_vain = !are_same.contains(&true);
         let mut pairs = are_same.windows(2).map(|pair| pair[0] && pair[1]);
-        past.retain(|_| pairs.next() == Some(true));
-        self.store_runs(writer, &past)
+        known.retain(|_| pairs.next() == Some(true));
+        self.store_runs(writer, &known)
     }
 
-    /// Stores a run of chunks, and meanwhile those behind it. Those in `known` are in it.
+    /// Stores a run of chunks, and meanwhile those behind it: as many levels deep as the part has runs, which is two for
+    /// each thread. Those in `known` are in it.
     fn store_runs(self, writer: &ObjectWriter<'_>, mut known: &[ChunkAt]) -> Result<Vec<Stored>> {
         let (mut run, mut rest): (Vec<Chunk<'_>>, Self) = (Vec::new(), self);
         while self.bytes.len() - rest.bytes.len() < RUN {
@@ -152,4 +160,101 @@ fn store_run(writer: &ObjectWriter<'_>, run: &[Chunk<'_>]) -> Result<Vec<Stored>
         Ok((BlobId(id), chunk.len()))
     };
     run.iter().map(store).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::object::{HashAlgorithm, ListId};
+    use crate::progress::{Interruption, Silent};
+    use crate::repo::{self, InitOptions, Session, SharedRepository, WriterOptions};
+    use crate::store::{MemoryBackend, codec, layout};
+
+    const LENGTH: usize = 100_000;
+
+    fn session() -> Session<'static> {
+        Session {
+            host: "host".into(),
+            pid: 1,
+            command: "test".into(),
+            start: Timestamp::UNIX_EPOCH,
+            lock_wait: Duration::ZERO,
+            progress: &Silent,
+            interruption: Interruption::default(),
+        }
+    }
+
+    /// A repository with one loose list of the chunks of `content`, each of `length` bytes, and what refers to it.
+    fn with_list(content: &[u8], length: usize) -> (SharedRepository, Past) {
+        let backend = MemoryBackend::new();
+        repo::init(Arc::new(backend.clone()), &InitOptions::default(), &session()).unwrap();
+        let hash = HashAlgorithm::Blake3;
+        let lines: String =
+            content.chunks(length).map(|chunk| format!("{} {}\n", hash.hash(chunk), chunk.len())).collect();
+        let list = hash.hash(lines.as_bytes());
+        backend.set_contents(&layout::object_path(list), codec::compress(lines.as_bytes()).unwrap()).unwrap();
+        let repo = SharedRepository::open(Arc::new(backend), &session()).unwrap();
+        (repo, (content.len() as u64, Content::Chunks { list: ListId(list), depth: 1 }))
+    }
+
+    /// The lengths of the chunks that a part at `offset` of a file is stored in.
+    fn stored(repo: &SharedRepository, bytes: &[u8], offset: u64, past: &mut PastChunks<'_>) -> Vec<usize> {
+        let chunker = Chunker::new(repo.config().chunks);
+        let session = session();
+        let writer = repo.writer(&session, WriterOptions::default()).unwrap();
+        let stored = Part { chunker, bytes, offset, ended: true }.store(&writer, past).unwrap();
+        stored.into_iter().map(|(_, length)| length).collect()
+    }
+
+    fn noise(length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        blake3::Hasher::new().finalize_xof().fill(&mut bytes);
+        bytes
+    }
+
+    #[test]
+    fn what_the_file_had_is_taken_over_where_it_is_as_it_was() {
+        // No chunker would cut there.
+        let mut content = noise(20 * LENGTH);
+        let (repo, past) = with_list(&content, LENGTH);
+        let as_it_was = stored(&repo, &content, 0, &mut PastChunks::of(&repo, Some(past)));
+        assert_eq!(as_it_was[..18], [LENGTH; 18]);
+        let anew = stored(&repo, &content, 0, &mut PastChunks::of(&repo, None));
+        assert!(!anew.contains(&LENGTH));
+        content[10 * LENGTH] ^= 1;
+        let changed = stored(&repo, &content, 0, &mut PastChunks::of(&repo, Some(past)));
+        assert_eq!(changed[..9], [LENGTH; 9]);
+        assert!(!changed[9..].contains(&LENGTH), "{changed:?}");
+    }
+
+    #[test]
+    fn behind_a_part_in_which_nothing_is_as_it_was_little_is_tried() {
+        let content = noise(40 * LENGTH);
+        let (repo, past) = with_list(&content, LENGTH);
+        let mut past = PastChunks::of(&repo, Some(past));
+        let is_taken_over = |lengths: Vec<usize>| lengths.iter().filter(|length| **length == LENGTH).count();
+        let (first, rest) = content.split_at(20 * LENGTH);
+        let other: Vec<u8> = first.iter().map(|byte| !byte).collect();
+        assert_eq!(is_taken_over(stored(&repo, &other, 0, &mut past)), 0);
+        let (next, rest) = rest.split_at(10 * LENGTH);
+        assert_eq!(is_taken_over(stored(&repo, next, 20 * LENGTH as u64, &mut past)), TRIED_AT_ONCE - 1);
+        assert_eq!(is_taken_over(stored(&repo, rest, 30 * LENGTH as u64, &mut past)), 9);
+    }
+
+    #[test]
+    fn a_list_that_no_chunker_made_is_not_held() {
+        let content = noise(20 * LENGTH);
+        for length in [1000, 300_000] {
+            let (repo, past) = with_list(&content, length);
+            let mut past = PastChunks::of(&repo, Some(past));
+            let lengths = stored(&repo, &content, 0, &mut past);
+            assert_eq!(lengths, stored(&repo, &content, 0, &mut PastChunks::of(&repo, None)));
+            assert!(past.read.is_empty() && past.rest.is_none());
+        }
+    }
 }

@@ -169,10 +169,10 @@ fn read_content(
         let mut past = PastChunks::of(repo, past);
         loop {
             // What follows is read while this is cut and stored.
-            let mut following = buffer.following(sizes.maximum());
+            let mut following = (!buffer.ended).then(|| buffer.following(sizes.maximum()));
             let (stored, read) = rayon::join(
                 || buffer.part(reader.chunker).store(writer, &mut past),
-                || if buffer.ended { Ok(()) } else { following.fill(source, repo) },
+                || following.as_mut().map_or(Ok(()), |following| following.fill(source, repo)),
             );
             let mut length = 0;
             for (chunk, bytes) in stored.map_err(Failure::Repository)? {
@@ -180,9 +180,7 @@ fn read_content(
                 length += bytes;
             }
             read?;
-            if buffer.ended {
-                break;
-            }
+            let Some(following) = following else { break };
             buffer.go_on(length, following);
         }
     }
