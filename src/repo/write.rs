@@ -157,11 +157,11 @@ struct AddedCounters {
 
 impl Known {
     fn new(shards: &[u8]) -> Self {
-        let shard = |byte: usize| {
-            let is_unlisted = shards.iter().any(|shard| usize::from(*shard) == byte);
-            Mutex::new(Shard { is_unlisted, objects: HashMap::new() })
-        };
-        Self(std::array::from_fn(shard))
+        let mut known: [Shard; 256] = std::array::from_fn(|_| Shard::default());
+        for shard in shards {
+            known[usize::from(*shard)].is_unlisted = true;
+        }
+        Self(known.map(Mutex::new))
     }
 
     fn shard(&self, id: ObjectId) -> MutexGuard<'_, Shard> {

@@ -11,8 +11,6 @@ use super::{codec, layout};
 pub struct LooseListing {
     /// The objects, ascending.
     pub objects: Vec<ObjectId>,
-    /// The shard directories that exist, by first byte, ascending.
-    pub shards: Vec<u8>,
     /// Paths below `objects` that are not a repository's.
     pub strangers: Vec<String>,
     /// Shard directories that could not be listed: which objects are there is not known.
@@ -29,9 +27,8 @@ impl LooseListing {
 /// Lists the loose objects. Their content is not looked at.
 pub fn list(backend: &dyn Backend) -> Result<LooseListing> {
     let mut listing = LooseListing::default();
-    listing.shards = shards(backend, &mut listing.strangers)?;
-    for shard in &listing.shards {
-        match objects(backend, *shard, &mut listing.strangers) {
+    for shard in shards(backend, &mut listing.strangers)? {
+        match objects(backend, shard, &mut listing.strangers) {
             Ok(objects) => listing.objects.extend(objects),
             Err(error) => listing.unreadable.push(error),
         }

@@ -65,7 +65,7 @@ impl Stored {
 }
 
 /// An object as it is stored.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(in crate::ops) struct Known {
     /// Nothing if it is not stored. Of several copies a whole one counts, or else one that was not read.
     pub(in crate::ops) stored: Option<Stored>,

@@ -133,9 +133,9 @@ impl<'a> Part<'a> {
         let (mut run, mut rest): (Vec<Chunk<'_>>, Self) = (Vec::new(), self);
         while self.bytes.len() - rest.bytes.len() < RUN {
             known = &known[known.partition_point(|chunk| chunk.offset < rest.offset)..];
-            let is_known = known.first().filter(|chunk| chunk.offset == rest.offset);
-            let is_known = is_known.and_then(|chunk| Some((rest.at(chunk)?, Some(chunk.blob))));
-            let Some(next) = is_known.or_else(|| Some((rest.first()?, None))) else { break };
+            let taken_over = known.first().filter(|chunk| chunk.offset == rest.offset);
+            let taken_over = taken_over.and_then(|chunk| Some((rest.at(chunk)?, Some(chunk.blob))));
+            let Some(next) = taken_over.or_else(|| Some((rest.first()?, None))) else { break };
             rest = rest.behind(next.0.len());
             run.push(next);
         }
