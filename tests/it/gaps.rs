@@ -12,26 +12,17 @@ use backuptool::object::HashAlgorithm;
 use backuptool::ops::pack::{MANY_LOOSE, is_due};
 use backuptool::ops::prune::{self, PruneOptions};
 use backuptool::repo::WriterOptions;
-use backuptool::store::batch::SyncMethod;
 use backuptool::store::index::IndexFile;
 use backuptool::store::pack::{PACK_OBJECTS, PackName};
 use backuptool::store::{Backend, MemoryBackend, layout, refs};
 
 use crate::support::cli;
 use crate::support::fault::FaultBackend;
-use crate::support::model::{Model, Source, noise};
+use crate::support::model::{Model, Source, files, noise};
 use crate::support::repos::{
-    check, init, open, pack_plan, packs, prune, prune_plan, prune_with, put_object, restored, save_index, session,
-    staging, take_with,
+    LOOSE, PACKED, check, init, open, pack_plan, packs, prune, prune_plan, prune_with, put_object, restored,
+    save_index, session, staging, take_with,
 };
-
-const PACKED: WriterOptions = WriterOptions { sync: SyncMethod::Auto, loose_limit: 0, pack_size: 64 << 20 };
-const LOOSE: WriterOptions = WriterOptions { loose_limit: usize::MAX, ..PACKED };
-
-/// Files that do not compress.
-fn files(numbers: impl IntoIterator<Item = u64>) -> Model {
-    numbers.into_iter().fold(Model::default(), |model, number| model.file(&format!("{number}"), noise(number, 10_000)))
-}
 
 fn repository(snapshots: &[(Model, WriterOptions)]) -> MemoryBackend {
     let memory = MemoryBackend::new();

@@ -6,27 +6,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use backuptool::object::{Content, HashAlgorithm, ListId, ObjectId, PathNote, PathNotes, Snapshot};
 use backuptool::ops::check::CheckReport;
-use backuptool::repo::WriterOptions;
-use backuptool::store::batch::SyncMethod;
 use backuptool::store::index::{IndexFile, prefix};
 use backuptool::store::pack::{PackKind, PackName};
 use backuptool::store::{Backend, MemoryBackend, layout};
 
 use crate::support::fault::FaultBackend;
-use crate::support::model::{Model, Source, noise};
+use crate::support::model::{Model, Source, file, files};
 use crate::support::repos::{
-    check, init, packs, plain_snapshot, put_object, put_snapshot, restored, save_index, take_with,
+    PACKED, check, init, packs, plain_snapshot, put_object, put_snapshot, restored, save_index, take_with,
 };
-
-const PACKED: WriterOptions = WriterOptions { sync: SyncMethod::Auto, loose_limit: 0, pack_size: 64 << 20 };
-
-fn files(numbers: impl IntoIterator<Item = u64>) -> Model {
-    numbers.into_iter().fold(Model::default(), |model, number| model.file(&format!("{number}"), content(number)))
-}
-
-fn content(number: u64) -> Vec<u8> {
-    noise(number, 10_000)
-}
 
 /// A repository with a snapshot for each, all in packs, and the index of all packs.
 fn indexed(snapshots: &[Model]) -> MemoryBackend {
@@ -88,7 +76,7 @@ fn a_pack_that_cannot_be_opened_is_damage_whatever_the_index_says_of_it() {
 #[test]
 fn an_object_whose_loose_copy_is_damaged_and_whose_packed_one_is_hidden_is_whole() {
     let memory = indexed(&[files(1..4)]);
-    let id = put_object(&memory, &content(2));
+    let id = put_object(&memory, &file(2));
     let mut bad = memory.contents(&layout::object_path(id)).unwrap();
     let at = bad.len() / 2;
     bad[at] ^= 1;
@@ -107,7 +95,7 @@ fn what_the_index_hides_is_no_damage() {
         let memory = indexed(&[files(1..4), files(2..6)]);
         let expected = check(memory.clone()).unwrap();
         assert!(expected.is_clean());
-        hide(&memory, HashAlgorithm::Blake3.hash(&content(number)));
+        hide(&memory, HashAlgorithm::Blake3.hash(&file(number)));
         assert_eq!(found(&check(memory).unwrap()), found(&expected), "{number}");
     }
 }

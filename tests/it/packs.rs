@@ -11,7 +11,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use backuptool::object::{ChunkSizes, Content, EntryKind, HashAlgorithm, ObjectId, Tree, TreeId};
 use backuptool::repo::{self, InitOptions, Repository, WriterOptions};
-use backuptool::store::batch::SyncMethod;
 use backuptool::store::index::{self, IndexEntry};
 use backuptool::store::loose::ReadRules;
 use backuptool::store::pack::{
@@ -24,11 +23,8 @@ use crate::support::cli::have;
 use crate::support::fault::FaultBackend;
 use crate::support::model::{Model, Source, noise};
 use crate::support::repos::{
-    check, open, pack_with, packs, prune_with, restored, save_index, session, staging, take_with,
+    LOOSE, PACKED, check, open, pack_with, packs, prune_with, restored, save_index, session, staging, take_with,
 };
-
-const PACKED: WriterOptions = WriterOptions { sync: SyncMethod::Auto, loose_limit: 0, pack_size: 64 << 20 };
-const LOOSE: WriterOptions = WriterOptions { loose_limit: usize::MAX, ..PACKED };
 
 /// A file of a snapshot and all that it takes to restore it.
 struct Want {

@@ -10,7 +10,6 @@ use std::thread;
 use backuptool::object::HashAlgorithm;
 use backuptool::ops::check::CheckReport;
 use backuptool::repo::{InitOptions, WriterOptions};
-use backuptool::store::batch::SyncMethod;
 use backuptool::store::pack::{FrameEntry, Member, PackIndex, PackKind, PackName, member_header};
 use backuptool::store::{Backend, Crash, MemoryBackend, codec, layout};
 use backuptool::{Error, Result};
@@ -19,16 +18,10 @@ use crate::support::cli;
 use crate::support::fault::{FaultBackend, Plan, full_from};
 use crate::support::model::{Model, Source, noise};
 use crate::support::repos::{
-    Repairing, check, open, pack_with, prune_with, read_back, repair_in, repair_plan, repair_with, session, staging,
-    take_with,
+    LOOSE, PACKED, Repairing, check, open, pack_with, prune_with, read_back, repair_in, repair_plan, repair_with,
+    session, staging, take_with,
 };
 use crate::support::sweep::{Sweep, World, fingerprint, slow};
-
-/// Everything goes to packs.
-const PACKED: WriterOptions = WriterOptions { sync: SyncMethod::Auto, loose_limit: 0, pack_size: 64 << 20 };
-
-/// Everything stays loose.
-const LOOSE: WriterOptions = WriterOptions { loose_limit: usize::MAX, ..PACKED };
 
 const USUAL: WriterOptions = WriterOptions { loose_limit: WriterOptions::LOOSE_LIMIT, ..PACKED };
 

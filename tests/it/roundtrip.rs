@@ -20,7 +20,7 @@ use backuptool::ops::prune::PruneOptions;
 use backuptool::ops::restore::{RestoreOptions, restore};
 use backuptool::ops::snapshot::{ChangeDetection, SnapshotOptions, snapshot};
 use backuptool::ops::{check, list, pack, prune};
-use backuptool::progress::{Interruption, Silent};
+use backuptool::progress::Silent;
 use backuptool::repo::{self, InitOptions, Session, SharedRepository, WriterOptions};
 use backuptool::store::batch::SyncMethod;
 use backuptool::store::pack::PackKind;
@@ -32,7 +32,7 @@ use proptest::sample::Index;
 use tempfile::TempDir;
 
 use crate::support::cli::{Node, Tree, noise, read_tree, scratch, write_tree};
-use crate::support::repos::ONE;
+use crate::support::repos::{self, ONE};
 
 // ---- random trees
 
@@ -143,15 +143,7 @@ struct Bench {
 const THREADS: NonZero<usize> = NonZero::new(2).unwrap();
 
 fn session() -> Session<'static> {
-    Session {
-        host: "host".into(),
-        pid: 1,
-        command: "test".into(),
-        start: Timestamp::UNIX_EPOCH,
-        lock_wait: Duration::from_secs(10),
-        progress: &Silent,
-        interruption: Interruption::default(),
-    }
+    Session { lock_wait: Duration::from_secs(10), ..repos::session() }
 }
 
 impl Bench {

@@ -137,6 +137,16 @@ impl Source {
     }
 }
 
+/// Files that do not compress, each with its number for a name.
+pub(crate) fn files(numbers: impl IntoIterator<Item = u64>) -> Model {
+    numbers.into_iter().fold(Model::default(), |model, number| model.file(&format!("{number}"), file(number)))
+}
+
+/// What is in such a file.
+pub(crate) fn file(number: u64) -> Vec<u8> {
+    noise(number, 10_000)
+}
+
 /// Bytes that do not compress, and that differ for each seed.
 pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;

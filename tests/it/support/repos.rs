@@ -29,6 +29,11 @@ use super::model::{Model, Node};
 
 pub(crate) const ONE: NonZero<usize> = NonZero::<usize>::MIN;
 
+/// Everything goes to packs.
+pub(crate) const PACKED: WriterOptions = WriterOptions { sync: SyncMethod::Auto, loose_limit: 0, pack_size: 64 << 20 };
+/// Everything stays loose.
+pub(crate) const LOOSE: WriterOptions = WriterOptions { loose_limit: usize::MAX, ..PACKED };
+
 fn clock() -> Timestamp {
     Timestamp::UNIX_EPOCH
 }
