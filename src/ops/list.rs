@@ -9,11 +9,11 @@ use crate::error::{Error, Result};
 use crate::object::{Labels, Snapshot};
 use crate::repo::Repository;
 
-/// The snapshots of a repository, with what was said about them.
+/// The snapshots of a repository, as they are to be shown.
 #[derive(Debug)]
-pub struct ListReport {
+pub struct ListReport<T> {
     /// Those that can be read, by number.
-    pub snapshots: Vec<Listed>,
+    pub snapshots: Vec<T>,
     /// The numbers of those that cannot, and why not.
     pub unreadable: Vec<(u64, Error)>,
 }
@@ -30,17 +30,22 @@ pub struct Listed {
 /// So few refs are read by one thread.
 const FEW: usize = 256;
 
-/// Every snapshot, by number, and those that cannot be read. Many are read by so many threads.
-pub fn list(repo: &Repository, threads: NonZero<usize>) -> Result<ListReport> {
+/// What `show` makes of every snapshot, by number, and those that cannot be read. Many are read by so many threads; who
+/// reads one also calls `show`, so that no more of it is held than is shown.
+pub fn list<T: Send>(
+    repo: &Repository,
+    threads: NonZero<usize>,
+    show: impl Fn(Listed) -> T + Sync,
+) -> Result<ListReport<T>> {
     let refs = repo.refs()?;
     // Most snapshots have no labels, and to find that out for each of thousands takes as long as to read them.
     let read = |number: &u64| {
         let is_labelled = refs.labels.binary_search(number).is_ok();
         let snapshot = repo.read_snapshot(*number)?;
         let labels = if is_labelled { repo.labels(*number) } else { Ok(Labels::default()) };
-        Ok(Listed { snapshot, labels })
+        Ok(show(Listed { snapshot, labels }))
     };
-    let results: Vec<Result<Listed>> = if refs.snapshots.len() <= FEW {
+    let results: Vec<Result<T>> = if refs.snapshots.len() <= FEW {
         refs.snapshots.iter().map(read).collect()
     } else {
         parallel::pool(threads)?.install(|| refs.snapshots.par_iter().map(read).collect())
@@ -49,7 +54,7 @@ pub fn list(repo: &Repository, threads: NonZero<usize>) -> Result<ListReport> {
     let mut report = ListReport { snapshots: Vec::with_capacity(results.len()), unreadable: Vec::new() };
     for (number, result) in refs.snapshots.into_iter().zip(results) {
         match result {
-            Ok(listed) => report.snapshots.push(listed),
+            Ok(shown) => report.snapshots.push(shown),
             Err(error) => report.unreadable.push((number, error)),
         }
     }

@@ -103,7 +103,7 @@ fn a_list_reads_each_ref_once_and_asks_for_no_labels_that_are_not_there() {
     let [few, many] = [3, 70].map(|count| {
         let memory = with_snapshots(&source, count);
         let steps = steps(&memory, |backend| {
-            let report = list::list(&open(backend).unwrap(), ONE).unwrap();
+            let report = list::list(&open(backend).unwrap(), ONE, |listed| listed.snapshot.number).unwrap();
             assert_eq!(report.snapshots.len() as u64, count);
         });
         assert_eq!(listings(&steps), 1, "{steps:?}");
@@ -123,7 +123,7 @@ fn many_are_listed_by_several_threads_in_order_with_their_labels() {
         writer.publish(&writer.stage(number, &labels).unwrap()).unwrap();
     }
     drop(writer);
-    let report = list::list(&repo, std::num::NonZero::new(3).unwrap()).unwrap();
+    let report = list::list(&repo, std::num::NonZero::new(3).unwrap(), |listed| listed).unwrap();
     let numbers: Vec<u64> = report.snapshots.iter().map(|listed| listed.snapshot.number).collect();
     assert_eq!(numbers, (1..=300).collect::<Vec<_>>());
     let pinned = report.snapshots.iter().filter(|listed| listed.labels.as_ref().unwrap().pinned);

@@ -237,9 +237,9 @@ impl Bench {
     }
 
     fn numbers(&self) -> Vec<u64> {
-        let listing = list::list(&self.open(), ONE).unwrap();
+        let listing = list::list(&self.open(), ONE, |listed| listed.snapshot.number).unwrap();
         assert!(listing.unreadable.is_empty());
-        listing.snapshots.iter().map(|listed| listed.snapshot.number).collect()
+        listing.snapshots
     }
 
     fn prune(&self, number: u64) {

@@ -1,39 +1,38 @@
 //! `list`: shows the snapshots.
 
+use std::num::NonZero;
 use std::process::ExitCode;
 
-use backuptool::Result;
 use backuptool::object::{Labels, display_bytes, printable};
 use backuptool::ops::list::{self, ListReport, Listed};
+use backuptool::repo::Repository;
+use backuptool::{Error, Result};
 use jiff::tz::TimeZone;
 use serde_json::json;
 
 use super::labels::{labels_json, tags_text};
 use crate::cli::args::Global;
-use crate::cli::output::{local_time, note, print, print_json, size, text_of, with_bytes};
+use crate::cli::output::{local_time, note, print, size, text_of, with_bytes};
 use crate::cli::{environment, exit};
 
 pub(super) fn list(global: &Global) -> Result<ExitCode> {
     let progress = global.progress("listing");
     let repo = global.open(&global.session("list", &progress))?;
-    let listing = list::list(&repo, global.threads())?;
-    if global.json {
-        print_lines(&listing)?;
-    } else {
-        print(&table(&listing))?;
+    let (text, problems) = if global.json { lines(&repo, global.threads())? } else { table(&repo, global.threads())? };
+    print(&text)?;
+    for problem in &problems {
+        note(&format!("backuptool: {problem}"));
     }
-    let damaged = listing.snapshots.iter().filter_map(|listed| listed.labels.as_ref().err());
-    let mut wholly = true;
-    for error in listing.unreadable.iter().map(|(_, error)| error).chain(damaged) {
-        note(&format!("backuptool: {error}"));
-        wholly = false;
-    }
-    Ok(exit::done(wholly))
+    Ok(exit::done(problems.is_empty()))
 }
 
-fn print_lines(listing: &ListReport) -> Result<()> {
-    for Listed { snapshot, labels } in &listing.snapshots {
-        let mut line = match labels {
+/// What is shown, and what is wrong.
+type Shown = (String, Vec<Error>);
+
+/// A line of JSON for each snapshot.
+fn lines(repo: &Repository, threads: NonZero<usize>) -> Result<Shown> {
+    let show = |Listed { snapshot, labels }: Listed| {
+        let mut line = match &labels {
             Ok(labels) => labels_json(labels),
             Err(error) => json!({"labels_error": error.to_string()}),
         };
@@ -55,12 +54,19 @@ fn print_lines(listing: &ListReport) -> Result<()> {
         }
         let line = with_bytes(line, "host", &snapshot.host);
         let line = with_bytes(line, "user", &snapshot.user);
-        print_json(&with_bytes(line, "source", &snapshot.source))?;
-    }
-    for (number, error) in &listing.unreadable {
-        print_json(&json!({"type": "unreadable", "snapshot": number, "error": error.to_string()}))?;
-    }
-    Ok(())
+        (with_bytes(line, "source", &snapshot.source).to_string(), labels.err())
+    };
+    let ListReport { snapshots, unreadable } = list::list(repo, threads, show)?;
+    let (mut lines, damaged): (Vec<_>, Vec<_>) = snapshots.into_iter().unzip();
+    let line = |(number, error): &(u64, Error)| {
+        json!({"type": "unreadable", "snapshot": number, "error": error.to_string()}).to_string()
+    };
+    lines.extend(unreadable.iter().map(line));
+    Ok((text_of(&lines), problems(unreadable, damaged)))
+}
+
+fn problems(unreadable: Vec<(u64, Error)>, labels: Vec<Option<Error>>) -> Vec<Error> {
+    unreadable.into_iter().map(|(_, error)| error).chain(labels.into_iter().flatten()).collect()
 }
 
 /// A line of the table.
@@ -71,9 +77,11 @@ struct Row {
     labels: [String; 3],
 }
 
-fn table(listing: &ListReport) -> String {
+fn table(repo: &Repository, threads: NonZero<usize>) -> Result<Shown> {
     let zone = environment::time_zone();
-    let mut rows: Vec<Row> = listing.snapshots.iter().map(|listed| row(listed, &zone)).collect();
+    let show = |listed: Listed| (row(&listed, &zone), listed.labels.err());
+    let ListReport { snapshots, unreadable } = list::list(repo, threads, show)?;
+    let (mut rows, damaged): (Vec<Row>, Vec<_>) = snapshots.into_iter().unzip();
     // What was said about snapshots has its columns where something was.
     let is_labelled = |row: &Row| row.labels.iter().any(|label| !label.is_empty());
     let titles = if rows.iter().any(is_labelled) { ["PIN", "TAGS", "MESSAGE"] } else { [""; 3] };
@@ -93,7 +101,7 @@ fn table(listing: &ListReport) -> String {
             row.facts
         });
     }
-    text_of(&lines)
+    Ok((text_of(&lines), problems(unreadable, damaged)))
 }
 
 fn row(Listed { snapshot, labels }: &Listed, zone: &TimeZone) -> Row {
