@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_channel::{Receiver, bounded};
-use rayon::{ThreadPool, ThreadPoolBuilder};
+use rayon::{Scope, ThreadPool, ThreadPoolBuilder};
 
 use crate::error::{Error, Result};
 use crate::fs::open_file_budget;
@@ -21,32 +21,51 @@ pub(super) fn pool(threads: NonZero<usize>) -> Result<ThreadPool> {
 
 /// Work that is done by whoever comes first: a thread that has nothing better to do, or the one that needs the result.
 /// So it is never waited for while nobody does it. What is dropped before anybody began is not done.
-pub(super) struct Ahead<T> {
-    work: Shared<T>,
+pub(super) struct Ahead<'a, T> {
+    work: Shared<'a, T>,
     result: Receiver<T>,
 }
 
-type Shared<T> = Arc<Mutex<Option<Box<dyn FnOnce() -> T + Send>>>>;
+type Work<'a, T> = Box<dyn FnOnce() -> T + Send + 'a>;
+type Shared<'a, T> = Arc<Mutex<Option<Work<'a, T>>>>;
 
-fn begin<T>(work: &Shared<T>) -> Option<Box<dyn FnOnce() -> T + Send>> {
+fn begin<'a, T>(work: &Shared<'a, T>) -> Option<Work<'a, T>> {
     work.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
-impl<T: Send + 'static> Ahead<T> {
+impl<T: Send + 'static> Ahead<'static, T> {
     /// Offers work to the threads of a pool.
     pub(super) fn offer(threads: &ThreadPool, work: impl FnOnce() -> T + Send + 'static) -> Self {
-        let work: Shared<T> = Arc::new(Mutex::new(Some(Box::new(work))));
+        let (ahead, offered) = Self::new(work);
+        threads.spawn(offered);
+        ahead
+    }
+}
+
+impl<'a, T: Send + 'a> Ahead<'a, T> {
+    /// Offers work to the threads of the pool that a scope is in.
+    pub(super) fn offer_in(scope: &Scope<'a>, work: impl FnOnce() -> T + Send + 'a) -> Self {
+        let (ahead, offered) = Self::new(work);
+        scope.spawn(|_| offered());
+        ahead
+    }
+
+    /// The work, and what a thread does that has nothing better to do.
+    fn new(work: impl FnOnce() -> T + Send + 'a) -> (Self, impl FnOnce() + Send + 'a) {
+        let work: Shared<'a, T> = Arc::new(Mutex::new(Some(Box::new(work))));
         let (sender, result) = bounded(1);
         let offered = Arc::clone(&work);
-        threads.spawn(move || {
+        let begun = move || {
             if let Some(work) = begin(&offered) {
                 // Nobody listens any more if the operation has failed.
                 sender.send(work()).unwrap_or_default();
             }
-        });
-        Self { work, result }
+        };
+        (Self { work, result }, begun)
     }
+}
 
+impl<T> Ahead<'_, T> {
     /// The result. Nothing if the thread that began it is gone, which takes a panic; and that ends the program.
     pub(super) fn finish(self) -> Option<T> {
         match begin(&self.work) {
@@ -56,7 +75,7 @@ impl<T: Send + 'static> Ahead<T> {
     }
 }
 
-impl<T> Drop for Ahead<T> {
+impl<T> Drop for Ahead<'_, T> {
     fn drop(&mut self) {
         drop(begin(&self.work));
     }

@@ -1,4 +1,4 @@
-//! The chunks of a large file: where it is cut, and how they are stored, part by part, on all threads.
+//! The chunks of a large file: where it is cut, and how they are stored, in runs, on all threads.
 //!
 //! To look for cuts takes longer than to hash what is between them. But most large files that have changed are nearly as
 //! they were: a disk image, a database, a log. So a file whose chunks are known from its last snapshot is hashed in these
@@ -13,7 +13,11 @@
 
 use std::collections::VecDeque;
 use std::iter;
+use std::ops::Range;
+use std::sync::Arc;
 
+use crossbeam_channel::{Receiver, bounded};
+use rayon::Scope;
 use rayon::prelude::*;
 
 use crate::error::Result;
@@ -69,53 +73,77 @@ impl<'r> PastChunks<'r> {
     }
 }
 
+/// A chunk that was stored, and its length in bytes.
+type Stored = (BlobId, usize);
+
+/// The length in bytes of a chunk that is to be stored, and its name if that is known.
+type Chunk = (usize, Option<BlobId>);
+
 /// A part of a file, from a cut on.
-#[derive(Clone, Copy)]
+#[derive(Clone, Debug)]
 pub(super) struct Part<'a> {
     pub(super) chunker: Chunker,
-    pub(super) bytes: &'a [u8],
+    /// Where it is in memory. That can be shared for as long as it takes to store what is in it.
+    pub(super) memory: &'a Arc<Vec<u8>>,
+    pub(super) place: Range<usize>,
     /// Where it begins in the file, in bytes.
     pub(super) offset: u64,
     /// Whether the file ends with it. If not, what is left behind the last certain cut belongs to the next part.
     pub(super) ended: bool,
 }
 
-/// A chunk that was stored, and its length in bytes.
-type Stored = (BlobId, usize);
-
-/// A chunk to be stored, and its name if that is known.
-type Chunk<'a> = (&'a [u8], Option<BlobId>);
-
 impl<'a> Part<'a> {
-    /// The first chunk, if it is certain where that ends.
-    fn first(self) -> Option<&'a [u8]> {
-        let is_certain = self.bytes.len() >= self.chunker.sizes().maximum() || (self.ended && !self.bytes.is_empty());
-        is_certain.then(|| &self.bytes[..self.chunker.cut(self.bytes)])
+    fn bytes(&self) -> &'a [u8] {
+        &self.memory[self.place.clone()]
     }
 
-    /// What is behind the first `length` bytes.
-    fn behind(self, length: usize) -> Self {
-        Self { bytes: &self.bytes[length..], offset: self.offset + length as u64, ..self }
+    /// The length of the first chunk, if it is certain where that ends.
+    fn first(&self) -> Option<usize> {
+        let bytes = self.bytes();
+        let is_certain = bytes.len() >= self.chunker.sizes().maximum() || (self.ended && !bytes.is_empty());
+        is_certain.then(|| self.chunker.cut(bytes))
+    }
+
+    /// Passes over the first `length` bytes.
+    fn advance(&mut self, length: usize) {
+        self.place.start += length;
+        self.offset += length as u64;
     }
 
     /// The chunks, one after the other.
     pub(super) fn chunks(mut self) -> impl Iterator<Item = &'a [u8]> {
         iter::from_fn(move || {
-            let chunk = self.first()?;
-            self = self.behind(chunk.len());
+            let length = self.first()?;
+            let chunk = &self.bytes()[..length];
+            self.advance(length);
             Some(chunk)
         })
     }
 
     /// The bytes of a chunk that the file had, if the part has them all.
-    fn at(self, chunk: &ChunkAt) -> Option<&'a [u8]> {
+    fn at(&self, chunk: &ChunkAt) -> Option<&'a [u8]> {
         let from = usize::try_from(chunk.offset.checked_sub(self.offset)?).ok()?;
-        self.bytes.get(from..)?.get(..usize::try_from(chunk.length).ok()?)
+        self.bytes().get(from..)?.get(..usize::try_from(chunk.length).ok()?)
     }
 
-    /// Stores the chunks, on all threads. `past` are those that the file had.
-    pub(super) fn store(self, writer: &ObjectWriter<'_>, past: &mut PastChunks<'_>) -> Result<Vec<Stored>> {
-        let mut known = past.between(self.offset, self.offset + self.bytes.len() as u64);
+    /// Cuts the part and has its chunks stored, behind those that `runs` has. `past` are those that the file had. Returns
+    /// the length of all chunks in bytes.
+    pub(super) fn store(mut self, runs: &mut Runs<'_, '_, '_>, past: &mut PastChunks<'_>) -> usize {
+        let known = self.taken_over(runs.writer, past);
+        let (mut known, whole) = (&known[..], self.place.len());
+        loop {
+            let start = self.place.start;
+            let run = self.first_run(&mut known);
+            if run.is_empty() {
+                return whole - self.place.len();
+            }
+            runs.store(self.memory, start, run);
+        }
+    }
+
+    /// The chunks that the file had and has still.
+    fn taken_over(&self, writer: &ObjectWriter<'_>, past: &mut PastChunks<'_>) -> Vec<ChunkAt> {
+        let mut known = past.between(self.offset, self.offset + self.place.len() as u64);
         if past.in_vain {
             known.truncate(TRIED_AT_ONCE);
         }
@@ -124,47 +152,90 @@ impl<'a> Part<'a> {
         past.in_vain = !are_same.contains(&true);
         let mut pairs = are_same.windows(2).map(|pair| pair[0] && pair[1]);
         known.retain(|_| pairs.next() == Some(true));
-        self.store_runs(writer, &known)
+        known
     }
 
-    /// Stores a run of chunks, and meanwhile those behind it: as many levels deep as the part has runs, which is two for
-    /// each thread. Those in `known` are in it.
-    fn store_runs(self, writer: &ObjectWriter<'_>, mut known: &[ChunkAt]) -> Result<Vec<Stored>> {
-        let (mut run, mut rest): (Vec<Chunk<'_>>, Self) = (Vec::new(), self);
-        while self.bytes.len() - rest.bytes.len() < RUN {
-            known = &known[known.partition_point(|chunk| chunk.offset < rest.offset)..];
-            let taken_over = known.first().filter(|chunk| chunk.offset == rest.offset);
-            let taken_over = taken_over.and_then(|chunk| Some((rest.at(chunk)?, Some(chunk.blob))));
-            let Some(next) = taken_over.or_else(|| Some((rest.first()?, None))) else { break };
-            rest = rest.behind(next.0.len());
+    /// Cuts off the chunks that one thread stores. Those in `known` are in it.
+    fn first_run(&mut self, known: &mut &[ChunkAt]) -> Vec<Chunk> {
+        let (mut run, end) = (Vec::new(), self.place.start + RUN);
+        while self.place.start < end {
+            *known = &known[known.partition_point(|chunk| chunk.offset < self.offset)..];
+            let taken_over = known.first().filter(|chunk| chunk.offset == self.offset);
+            let taken_over = taken_over.and_then(|chunk| Some((self.at(chunk)?.len(), Some(chunk.blob))));
+            let Some(next) = taken_over.or_else(|| Some((self.first()?, None))) else { break };
+            self.advance(next.0);
             run.push(next);
         }
-        if run.is_empty() {
-            return Ok(Vec::new());
+        run
+    }
+}
+
+/// The runs of one file, in order: some are being stored, while more of it is read and cut.
+pub(super) struct Runs<'s, 'scope, 'w> {
+    scope: &'s Scope<'scope>,
+    writer: &'scope ObjectWriter<'w>,
+    /// So many may wait, or be with other threads.
+    at_once: usize,
+    stored: VecDeque<Receiver<Result<Vec<Stored>>>>,
+}
+
+impl<'s, 'scope, 'w> Runs<'s, 'scope, 'w> {
+    pub(super) fn new(scope: &'s Scope<'scope>, writer: &'scope ObjectWriter<'w>, at_once: usize) -> Self {
+        Self { scope, writer, at_once, stored: VecDeque::new() }
+    }
+
+    /// Stores the chunks from `start` on, or has that done by who has nothing else to do: if there is enough that others
+    /// can do, this thread stores it itself, so nobody waits and no more is held in memory.
+    fn store(&mut self, memory: &Arc<Vec<u8>>, start: usize, chunks: Vec<Chunk>) {
+        let (writer, memory) = (self.writer, Arc::clone(memory));
+        let (sender, receiver) = bounded(1);
+        let store = move || {
+            let stored = store_run(writer, &memory[start..], &chunks);
+            // Before the result is there, so that who has it may use the memory again.
+            drop(memory);
+            // Nobody listens any more if the operation has failed.
+            sender.send(stored).unwrap_or_default();
+        };
+        if self.stored.len() < self.at_once {
+            self.scope.spawn(|_| store());
+        } else {
+            store();
         }
-        let (stored, behind) = rayon::join(|| store_run(writer, &run), || rest.store_runs(writer, known));
-        let mut stored = stored?;
-        stored.extend(behind?);
-        Ok(stored)
+        self.stored.push_back(receiver);
+    }
+
+    /// What the first run has become, if it is stored.
+    pub(super) fn first_stored(&mut self) -> Option<Result<Vec<Stored>>> {
+        let stored = self.stored.front()?.try_recv().ok()?;
+        self.stored.pop_front();
+        Some(stored)
+    }
+
+    /// What the runs become that are left. They are there when the scope has ended.
+    pub(super) fn rest(self) -> impl Iterator<Item = Result<Vec<Stored>>> + use<> {
+        // A thread that is gone without a result has panicked, and that ends the program.
+        self.stored.into_iter().filter_map(|stored| stored.recv().ok())
     }
 }
 
 /// Stores neighbouring chunks.
-fn store_run(writer: &ObjectWriter<'_>, run: &[Chunk<'_>]) -> Result<Vec<Stored>> {
+fn store_run(writer: &ObjectWriter<'_>, bytes: &[u8], chunks: &[Chunk]) -> Result<Vec<Stored>> {
     let mut blobs = writer.blobs();
-    let store = |(chunk, name): &Chunk<'_>| {
+    let mut rest = bytes;
+    let store = |(length, name): &Chunk| {
+        let (chunk, behind) = rest.split_at(*length);
+        rest = behind;
         let id = match name {
             Some(name) => blobs.store_named(name.object(), chunk)?,
             None => blobs.store(chunk)?,
         };
-        Ok((BlobId(id), chunk.len()))
+        Ok((BlobId(id), *length))
     };
-    run.iter().map(store).collect()
+    chunks.iter().map(store).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::time::Duration;
 
     use jiff::Timestamp;
@@ -207,8 +278,14 @@ mod tests {
         let chunker = Chunker::new(repo.config().chunks);
         let session = session();
         let writer = repo.writer(&session, WriterOptions::default()).unwrap();
-        let stored = Part { chunker, bytes, offset, ended: true }.store(&writer, past).unwrap();
-        stored.into_iter().map(|(_, length)| length).collect()
+        let memory = Arc::new(bytes.to_vec());
+        let stored = rayon::in_place_scope(|scope| {
+            let mut runs = Runs::new(scope, &writer, 1);
+            let whole = Part { chunker, memory: &memory, place: 0..bytes.len(), offset, ended: true };
+            assert_eq!(whole.store(&mut runs, past), bytes.len());
+            runs.rest()
+        });
+        stored.flat_map(Result::unwrap).map(|(_, length)| length).collect()
     }
 
     fn noise(length: usize) -> Vec<u8> {

@@ -5,18 +5,22 @@
 
 use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use super::chunks::{Part, Past, PastChunks, RUN};
+use super::chunks::{Part, Past, PastChunks, RUN, Runs};
 use super::walk::FileToRead;
 use crate::error::{Error, Result};
 use crate::fs::{SourceFile, SourceKind, Stat};
 use crate::object::{BlobId, Chunker, Content, ListBuilder};
+use crate::ops::parallel::Ahead;
 use crate::repo::{Appender, FRAME_CONTENT, Repository};
 
 /// So often a file that changes is read.
 const ATTEMPTS: u32 = 3;
-/// A large file is read in parts of so many bytes, or as many for each thread, whose chunks are stored in parallel.
-const SHORT_PART: usize = 2 * RUN;
+/// A large file is read in parts of so many bytes, besides one of the longest chunks.
+const PART: usize = 2 * RUN;
+/// So many runs of a file are stored by other threads at once, for each thread that there is.
+const RUNS: usize = 4;
 
 /// To copy from the page cache to an address that is a little behind a multiple of this takes three times as long.
 const PAGE: usize = 4096;
@@ -48,41 +52,28 @@ enum Failure {
 /// How files are read, by all threads.
 pub(super) struct Reader {
     chunker: Chunker,
-    /// Whether a file is being read in long parts. One at a time is: that keeps all threads busy, and the memory for parts
-    /// does not grow with the square of the threads.
-    in_long_parts: AtomicBool,
+    /// Whether a file is being stored by several threads. One at a time is: that keeps all of them busy, and the memory
+    /// does not grow with the square of their number.
+    is_shared_out: AtomicBool,
 }
 
 impl Reader {
     pub(super) fn new(chunker: Chunker) -> Self {
-        Self { chunker, in_long_parts: AtomicBool::new(false) }
+        Self { chunker, is_shared_out: AtomicBool::new(false) }
     }
 
-    /// How a file that seems to have `expected` bytes is to be read.
-    fn parts(&self, expected: u64) -> Parts<'_> {
-        let is_long = expected > SHORT_PART as u64 && !self.in_long_parts.swap(true, Ordering::Relaxed);
-        Parts { reader: self, is_long }
-    }
-}
-
-/// The parts that a file is read in; for one file at a time they are long.
-struct Parts<'r> {
-    reader: &'r Reader,
-    is_long: bool,
-}
-
-impl Parts<'_> {
-    /// In bytes, besides one of the longest chunks.
-    fn length(&self) -> usize {
-        if self.is_long { SHORT_PART * rayon::current_num_threads().max(2) } else { SHORT_PART }
+    /// Leave to have a file stored by other threads too, if that can be had now.
+    fn share_out(&self) -> Option<SharedOut<'_>> {
+        (!self.is_shared_out.swap(true, Ordering::Relaxed)).then_some(SharedOut(self))
     }
 }
 
-impl Drop for Parts<'_> {
+/// A file is stored by several threads.
+struct SharedOut<'r>(&'r Reader);
+
+impl Drop for SharedOut<'_> {
     fn drop(&mut self) {
-        if self.is_long {
-            self.reader.in_long_parts.store(false, Ordering::Relaxed);
-        }
+        self.0.is_shared_out.store(false, Ordering::Relaxed);
     }
 }
 
@@ -143,8 +134,7 @@ fn read_content(
     past: Option<Past>,
 ) -> Result<(u64, Content), Failure> {
     let sizes = reader.chunker.sizes();
-    let parts = reader.parts(expected.size);
-    let mut buffer = Buffer::new(expected.size, parts.length() + sizes.maximum());
+    let mut buffer = Buffer::new(expected.size, PART + sizes.maximum());
     let writer = blobs.writer();
     let repo = writer.repo();
     buffer.fill(source, repo)?;
@@ -166,22 +156,35 @@ fn read_content(
         }
     } else {
         blobs.release();
+        let shared_out = reader.share_out();
+        let at_once = shared_out.as_ref().map_or(0, |_| RUNS * rayon::current_num_threads());
         let mut past = PastChunks::of(repo, past);
-        loop {
-            // What follows is read while this is cut and stored.
-            let mut following = (!buffer.ended).then(|| buffer.following(sizes.maximum()));
-            let (stored, read) = rayon::join(
-                || buffer.part(reader.chunker).store(writer, &mut past),
-                || following.as_mut().map_or(Ok(()), |following| following.fill(source, repo)),
-            );
-            let mut length = 0;
-            for (chunk, bytes) in stored.map_err(Failure::Repository)? {
-                list.push(chunk, bytes as u64, &mut store)?;
-                length += bytes;
+        let mut note = |stored: Result<Vec<(BlobId, usize)>>| {
+            let stored = stored.map_err(Failure::Repository)?;
+            stored.into_iter().try_for_each(|(chunk, length)| list.push(chunk, length as u64, &mut store))
+        };
+        let source = &Mutex::new(source);
+        let rest = rayon::in_place_scope(|scope| {
+            let mut runs = Runs::new(scope, writer, at_once);
+            loop {
+                // What follows is read while this is cut. Not by `join`: who waits for the other thread there begins to store
+                // a run, and meanwhile nobody makes more of them.
+                let following = (!buffer.ended).then(|| buffer.following(sizes.maximum())).map(|mut following| {
+                    Ahead::offer_in(scope, move || {
+                        following.fill(&mut source.lock().unwrap_or_else(PoisonError::into_inner), repo)?;
+                        Ok(following)
+                    })
+                });
+                let length = buffer.part(reader.chunker).store(&mut runs, &mut past);
+                while let Some(stored) = runs.first_stored() {
+                    note(stored)?;
+                }
+                let Some(following) = following.and_then(Ahead::finish) else { break Ok::<_, Failure>(runs.rest()) };
+                buffer.go_on(length, following?);
             }
-            read?;
-            let Some(following) = following else { break };
-            buffer.go_on(length, following);
+        })?;
+        for stored in rest {
+            note(stored)?;
         }
     }
     let (list, depth, size) = list.finish(&mut store)?;
@@ -194,7 +197,8 @@ fn read_content(
 /// costs less than a read that finds the end, and a file that keeps growing is not followed for ever. A file that claims
 /// to be empty is read to its end, since those of `/proc` and `/sys` all do, but no further than [`PSEUDO_FILE`].
 struct Buffer {
-    memory: Vec<u8>,
+    /// Shared only when the part is there as a whole.
+    memory: Arc<Vec<u8>>,
     /// Where in the memory the part begins, and ends.
     start: usize,
     filled: usize,
@@ -204,8 +208,8 @@ struct Buffer {
     /// What is to be read behind it.
     left: u64,
     ended: bool,
-    /// The memory of the part before this one, to be used again.
-    spare: Vec<u8>,
+    /// The memory of the parts before this one, to be used again.
+    spare: Vec<Arc<Vec<u8>>>,
 }
 
 impl Buffer {
@@ -213,7 +217,8 @@ impl Buffer {
         let left = if expected == 0 { PSEUDO_FILE } else { expected };
         let first = if expected == 0 { 4096 } else { usize::try_from(expected).unwrap_or(longest).min(longest) };
         let (start, filled, offset) = (0, 0, 0);
-        Self { memory: vec![0; first], start, filled, offset, longest, left, ended: false, spare: Vec::new() }
+        let memory = Arc::new(vec![0; first]);
+        Self { memory, start, filled, offset, longest, left, ended: false, spare: Vec::new() }
     }
 
     fn bytes(&self) -> &[u8] {
@@ -221,20 +226,22 @@ impl Buffer {
     }
 
     fn part(&self, chunker: Chunker) -> Part<'_> {
-        Part { chunker, bytes: self.bytes(), offset: self.offset, ended: self.ended }
+        let (place, offset, ended) = (self.start..self.filled, self.offset, self.ended);
+        Part { chunker, memory: &self.memory, place, offset, ended }
     }
 
     /// Reads until it is full, or the file has ended, a little at a time: it can be interrupted.
     fn fill(&mut self, source: &mut SourceFile, repo: &Repository) -> Result<(), Failure> {
-        if self.filled == self.memory.len() {
-            self.memory.resize(self.longest, 0);
+        let memory = Arc::make_mut(&mut self.memory);
+        if self.filled == memory.len() {
+            memory.resize(self.longest, 0);
         }
-        let room = self.memory.len() - self.filled;
+        let room = memory.len() - self.filled;
         let end = self.filled + usize::try_from(self.left).unwrap_or(room).min(room);
         while self.filled < end && !self.ended {
             repo.go_on().map_err(Failure::Repository)?;
             let step = end.min(self.filled + RUN);
-            let count = source.fill(&mut self.memory[self.filled..step]).map_err(Failure::Source)?;
+            let count = source.fill(&mut memory[self.filled..step]).map_err(Failure::Source)?;
             self.ended = self.filled + count < step;
             self.filled += count;
             self.left -= count as u64;
@@ -245,19 +252,20 @@ impl Buffer {
 
     /// For what follows, with room before it for what is left of this, which is at most `room` bytes.
     fn following(&mut self, room: usize) -> Self {
-        let mut memory = mem::take(&mut self.spare);
-        memory.resize(self.longest + PAGE, 0);
+        let unused = self.spare.iter_mut().position(|memory| Arc::get_mut(memory).is_some());
+        let mut memory = unused.map_or_else(Arc::default, |at| self.spare.swap_remove(at));
+        Arc::make_mut(&mut memory).resize(self.longest + PAGE, 0);
         let room = room + memory[room..].as_ptr().align_offset(PAGE);
-        Self { memory, start: room, filled: room, spare: Vec::new(), ..*self }
+        Self { memory, start: room, filled: room, spare: mem::take(&mut self.spare), ..*self }
     }
 
     /// Goes on behind the first `length` bytes with those that are left, and what follows.
     fn go_on(&mut self, length: usize, mut following: Self) {
         let rest = &self.bytes()[length..];
         following.start -= rest.len();
-        following.memory[following.start..][..rest.len()].copy_from_slice(rest);
+        Arc::make_mut(&mut following.memory)[following.start..][..rest.len()].copy_from_slice(rest);
         following.offset += length as u64;
         let before = mem::replace(self, following);
-        self.spare = before.memory;
+        self.spare.push(before.memory);
     }
 }

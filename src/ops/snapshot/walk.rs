@@ -60,13 +60,13 @@ struct OpenDir {
     /// What it is, and what those behind it are.
     looks: vec::IntoIter<Look>,
     /// What is found of the entries behind these, block by block.
-    blocks: VecDeque<Ahead<Vec<Look>>>,
+    blocks: VecDeque<Ahead<'static, Vec<Look>>>,
     /// Where that ends.
     looked_to: usize,
     /// The directories that come next, as far as they are open.
     dirs: Peekable<vec::IntoIter<OpenedAhead>>,
     /// Those behind these, piece by piece.
-    pieces: VecDeque<Ahead<Vec<OpenedAhead>>>,
+    pieces: VecDeque<Ahead<'static, Vec<OpenedAhead>>>,
     /// Where those end.
     opened_to: usize,
 }
