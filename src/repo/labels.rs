@@ -18,8 +18,8 @@ impl Repository {
         Labels::decode(self.hash(), number, &bytes).map_err(|error| match error {
             DocumentError::Damaged(reason) => {
                 let next = format!(
-                    "copy this file from another copy of the repository, or delete it ({}), which takes the tags, the \
-                     message and the pin of snapshot {number} away",
+                    "run `backuptool repair --from COPY` with another copy of the repository, or delete the file ({}), \
+                     which takes the tags, the message and the pin of snapshot {number} away",
                     display_path(&path)
                 );
                 Error::Damaged { path, reason, next }

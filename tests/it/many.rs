@@ -12,7 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::support::fault::{FaultBackend, Plan};
 use crate::support::model::{Model, Source};
-use crate::support::repos::{ONE, init, open, session};
+use crate::support::repos::{ONE, init, open, put_labels, session};
 
 /// A clock for which every file of a test is old.
 fn later() -> Timestamp {
@@ -116,13 +116,10 @@ fn a_list_reads_each_ref_once_and_asks_for_no_labels_that_are_not_there() {
 fn many_are_listed_by_several_threads_in_order_with_their_labels() {
     let source = source();
     let memory = with_snapshots(&source, 300);
-    let repo = open(memory.clone()).unwrap();
-    let writer = repo.labels_writer(&session()).unwrap();
     for number in [1, 150, 300] {
-        let labels = Labels { pinned: true, ..Labels::default() };
-        writer.publish(&writer.stage(number, &labels).unwrap()).unwrap();
+        put_labels(&memory, number, &Labels { pinned: true, ..Labels::default() });
     }
-    drop(writer);
+    let repo = open(memory).unwrap();
     let report = list::list(&repo, std::num::NonZero::new(3).unwrap(), |listed| listed).unwrap();
     let numbers: Vec<u64> = report.snapshots.iter().map(|listed| listed.snapshot.number).collect();
     assert_eq!(numbers, (1..=300).collect::<Vec<_>>());

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use backuptool::object::HashAlgorithm;
+use backuptool::object::{HashAlgorithm, Labels};
 use backuptool::ops::check::CheckReport;
 use backuptool::repo::{InitOptions, WriterOptions};
 use backuptool::store::pack::{FrameEntry, Member, PackIndex, PackKind, PackName, member_header};
@@ -18,8 +18,8 @@ use crate::support::cli;
 use crate::support::fault::{FaultBackend, Plan, full_from};
 use crate::support::model::{Model, Source, noise};
 use crate::support::repos::{
-    LOOSE, PACKED, Repairing, check, open, pack_with, prune_with, read_back, repair_in, repair_plan, repair_with,
-    session, staging, take_with,
+    LOOSE, PACKED, Repairing, check, open, pack_with, prune_with, put_labels, read_back, repair_in, repair_plan,
+    repair_with, session, staging, take_with,
 };
 use crate::support::sweep::{Sweep, World, fingerprint, slow};
 
@@ -41,12 +41,13 @@ struct Bed {
 }
 
 impl Bed {
-    /// Two snapshots in packs and one that is loose beside them.
+    /// Two snapshots in packs, of which the second has labels, and one that is loose beside them.
     fn new() -> Self {
         let sources = sources();
         let [first, second, third] = &sources;
         let world = World::new(MemoryBackend::new());
         let world = world.with_written(&[first, second], PACKED).with_written(&[third], LOOSE);
+        put_labels(&world.memory, 2, &labelled("kept"));
         Self { world, sources }
     }
 
@@ -74,6 +75,10 @@ impl Bed {
             assert_eq!(found.differences(model), [] as [String; 0], "{case}: snapshot {number}");
         }
     }
+}
+
+fn labelled(message: &str) -> Labels {
+    Labels { message: Some(message.into()), ..Labels::default() }
 }
 
 /// What happens to a file.
@@ -136,8 +141,9 @@ fn harm(memory: &MemoryBackend, path: &str, harm: Harm) {
 fn damage(report: &CheckReport) -> impl PartialEq + std::fmt::Debug + use<> {
     let objects: BTreeMap<_, _> = report.damaged.iter().map(|(id, damage)| (*id, damage.files.clone())).collect();
     let packs: BTreeSet<_> = report.damaged_packs.iter().map(|(name, _)| *name).collect();
-    let refs: Vec<u64> = report.unreadable.iter().map(|(number, _)| *number).collect();
-    (objects, packs, refs, report.whole.clone(), report.unlistable.len())
+    let [refs, labels] = [&report.unreadable, &report.damaged_labels]
+        .map(|errors| errors.iter().map(|(number, _)| *number).collect::<Vec<_>>());
+    (objects, packs, refs, labels, report.whole.clone(), report.unlistable.len())
 }
 
 /// Repairs and asserts what always holds. Returns whether all is whole then.
@@ -351,6 +357,55 @@ fn damaged_refs_and_the_configuration_come_only_from_a_copy_of_this_repository()
 }
 
 #[test]
+fn damaged_labels_come_only_from_a_copy_of_this_repository_that_has_some() {
+    const LABELS: &str = "snapshots/2.labels.json";
+    let bed = Bed::new();
+    let bare = bed.copy();
+    bare.remove(LABELS).unwrap();
+    put_labels(&bare, 1, &labelled("of another snapshot"));
+    let other = bed.other();
+    put_labels(&other, 2, &labelled("of another repository"));
+    let ruined = bed.copy();
+    harm(&ruined, LABELS, Harm::Halved);
+    for kind in [Harm::Emptied, Harm::Halved, Harm::Flipped(20), Harm::Flipped(500), Harm::FlippedEnd(20)] {
+        let case = format!("{kind:?}");
+        let memory = bed.copy();
+        harm(&memory, LABELS, kind);
+        let vain = [other.clone(), bare.clone(), ruined.clone()];
+        assert!(!repair(&case, &memory, Repairing { copies: &vain, ..Repairing::default() }, USUAL), "{case}");
+        assert_eq!(open(memory.clone()).unwrap().labels(1).unwrap(), Labels::default(), "{case}");
+        let [first, second, third] = vain;
+        let copies = [first, second, third, bed.copy()];
+        assert!(repair(&case, &memory, Repairing { copies: &copies, ..Repairing::default() }, USUAL), "{case}");
+        assert_eq!(memory.contents(LABELS), bed.world.memory.contents(LABELS), "{case}");
+    }
+    // What is whole here is newer than what a copy has, or was taken away.
+    let memory = bed.copy();
+    put_labels(&memory, 2, &labelled("changed"));
+    let copies = [bed.copy(), bare];
+    assert!(repair("whole", &memory, Repairing { copies: &copies, ..Repairing::default() }, USUAL));
+    let labels = |number| open(memory.clone()).unwrap().labels(number).unwrap();
+    assert_eq!([1, 2].map(labels), [Labels::default(), labelled("changed")]);
+}
+
+#[test]
+fn labels_that_are_mended_between_plan_and_repair_stay() {
+    let bed = Bed::new();
+    let (memory, copies) = (bed.copy(), [bed.copy()]);
+    harm(&memory, "snapshots/2.labels.json", Harm::Emptied);
+    let mended = memory.clone();
+    let hooked = FaultBackend::hooked(memory.clone(), move |operation, path| {
+        // The repair is about to keep others from changing labels.
+        if operation == "create_dir" && path == "tmp/labels" {
+            put_labels(&mended, 2, &labelled("mended"));
+        }
+        Ok(())
+    });
+    repair_with(hooked, Repairing { copies: &copies, ..Repairing::default() }, USUAL).unwrap();
+    assert_eq!(open(memory).unwrap().labels(2).unwrap(), labelled("mended"));
+}
+
+#[test]
 fn a_lost_configuration_comes_back_where_a_ref_shows_that_it_is_the_same_repository() {
     let bed = Bed::new();
     let memory = bed.copy();
@@ -375,10 +430,12 @@ fn lost_snapshots_come_back_from_a_copy_and_what_may_have_been_removed_does_not(
     for number in 1..=3 {
         memory.remove(&format!("snapshots/{number}.json")).unwrap();
     }
+    memory.remove("snapshots/2.labels.json").unwrap();
     let copies = [bed.copy()];
     let from = Repairing { copies: &copies, ..Repairing::default() };
     assert!(repair("all lost", &memory, from, USUAL));
     bed.assert_all_restore("all lost", &memory);
+    assert_eq!(open(memory.clone()).unwrap().labels(2).unwrap(), labelled("kept"));
 
     prune_with(memory.clone(), &[1, 2], USUAL).unwrap();
     let plan = repair_plan(memory.clone(), from, USUAL).unwrap();
@@ -494,7 +551,7 @@ fn what_check_has_recorded_is_taken_back_when_it_is_mended() {
 }
 
 /// Much that is damaged, of which each step of a repair has something to do: a pack to salvage, one to replace by a
-/// copy's, lost and damaged loose objects, a ref, an index, a record.
+/// copy's, lost and damaged loose objects, a ref, labels, an index, a record.
 fn ruin(bed: &Bed) -> MemoryBackend {
     let memory = bed.copy();
     let files = bed.files();
@@ -511,6 +568,7 @@ fn ruin(bed: &Bed) -> MemoryBackend {
     }
     assert!(!check(memory.clone()).unwrap().is_clean());
     harm(&memory, "snapshots/1.json", Harm::Halved);
+    harm(&memory, "snapshots/2.labels.json", Harm::Flipped(500));
     memory
 }
 

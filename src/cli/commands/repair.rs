@@ -83,6 +83,9 @@ fn plan_text(plan: &RepairPlan) -> String {
     for (number, from) in &plan.refs {
         line(format!("would bring back the ref of snapshot {number} from {}", display_path(from)));
     }
+    for (number, from) in &plan.labels {
+        line(format!("would bring back the labels of snapshot {number} as they are in {}", display_path(from)));
+    }
     if !plan.remove.is_empty() {
         line(format!("would remove snapshot {}", number_ranges(&plan.remove)));
     }
@@ -123,9 +126,11 @@ fn done_text(plan: &RepairPlan) -> String {
             line(format!("  {objects} from {whence}"));
         }
     }
-    if !plan.refs.is_empty() {
-        let numbers: Vec<u64> = plan.refs.iter().map(|(number, _)| *number).collect();
-        line(format!("brought back the refs of snapshot {}", number_ranges(&numbers)));
+    for (what, brought) in [("refs", &plan.refs), ("labels", &plan.labels)] {
+        let numbers: Vec<u64> = brought.iter().map(|(number, _)| *number).collect();
+        if !numbers.is_empty() {
+            line(format!("brought back the {what} of snapshot {}", number_ranges(&numbers)));
+        }
     }
     if !plan.remove.is_empty() {
         line(format!("removed snapshot {}", number_ranges(&plan.remove)));
@@ -198,6 +203,7 @@ fn plan_json(plan: &RepairPlan) -> Value {
         "type": "repair",
         "config": plan.config.as_ref().map(|path| display_path(path)),
         "refs": plan.refs.iter().map(|(number, _)| number).collect::<Vec<_>>(),
+        "labels": plan.labels.iter().map(|(number, _)| number).collect::<Vec<_>>(),
         "packs": plan.packs.iter().map(|(pack, _)| pack.to_string()).collect::<Vec<_>>(),
         "objects": plan.objects.iter().map(objects).collect::<Vec<_>>(),
         "bytes": plan.bytes,

@@ -11,9 +11,9 @@
 //!
 //! [`execute`] keeps to what durability asks for, everywhere: first what comes, then what goes.
 //!
-//! 1. **Bring**, under the shared lock, beside others: the configuration, whole packs, objects, and at last refs, each
-//!    verified and durable before it is visible ([`Mender`](crate::repo::Mender)). A crash leaves what was there, and some
-//!    of what was brought.
+//! 1. **Bring**, under the shared lock, beside others: the configuration, whole packs, objects, then refs, and at last
+//!    labels, each verified and durable before it is visible ([`Mender`](crate::repo::Mender)). A crash leaves what was
+//!    there, and some of what was brought.
 //! 2. **Remove snapshots**, if that was asked for: those that are not whole even now, by a prune
 //!    ([`prune`]): refs, sync, objects.
 //! 3. **Clear away**, under the exclusive lock. The marks of all refs that there are then decide what is needed; if any of
@@ -24,8 +24,9 @@
 //! 4. `cache/index` is written anew from the packs themselves.
 //!
 //! Nobody can hide behind a name: whatever another repository or a directory gives has the hash that is its name, or is
-//! not taken. Refs and the configuration have no such name; they come only from a copy of the very same repository
-//! (`config.rs`, `refs_of_copies`), and only in the place of what is damaged.
+//! not taken. Refs, labels and the configuration have no such name; they come only from a copy of the very same repository
+//! (`config.rs`, `documents_of_copies`), and only in the place of what is damaged. (Of labels the copy may have older ones: they
+//! are the only documents that change.)
 //!
 //! A second run finds nothing to do.
 
@@ -52,7 +53,7 @@ use super::parallel;
 use super::prune::{self, PruneOptions};
 use crate::error::{Error, Result};
 use crate::fs::Identity;
-use crate::object::{ObjectId, Snapshot, display_path};
+use crate::object::{Labels, ObjectId, Snapshot, display_path};
 use crate::repo::{
     Elsewhere, Reachable, Repository, Rotten, Session, SharedRepository, SnapshotListing, WriterOptions,
 };
@@ -77,6 +78,8 @@ pub struct RepairPlan {
     pub config: Option<PathBuf>,
     /// The refs to bring back, and from where.
     pub refs: Vec<(u64, PathBuf)>,
+    /// The snapshots whose labels are to be brought back, and from where.
+    pub labels: Vec<(u64, PathBuf)>,
     /// The packs to bring back as they are, and from where.
     pub packs: Vec<(PackName, PathBuf)>,
     /// The objects to store again, and from where.
@@ -105,6 +108,7 @@ pub struct RepairPlan {
     origins: Arc<Origins>,
     config_content: Option<Vec<u8>>,
     ref_contents: Vec<(u64, Vec<u8>)>,
+    label_contents: Vec<(u64, Labels)>,
     pack_origins: Vec<(usize, PackName)>,
     found: BTreeMap<ObjectId, Found>,
     as_loose: bool,
@@ -119,7 +123,8 @@ impl RepairPlan {
     }
 
     fn brings(&self) -> bool {
-        self.config.is_some() || !self.refs.is_empty() || !self.packs.is_empty() || !self.objects.is_empty()
+        let brings_documents = self.config.is_some() || !self.refs.is_empty() || !self.labels.is_empty();
+        brings_documents || !self.packs.is_empty() || !self.objects.is_empty()
     }
 
     fn clears(&self) -> bool {
@@ -151,7 +156,7 @@ pub fn plan(
     let pool = parallel::pool(threads)?;
     repo.look_elsewhere(None)?;
     let loose = loose::list(repo.backend())?;
-    let mut brought = refs_of_copies(&repo, &copies, &loose.objects)?;
+    let mut brought = documents_of_copies(&repo, &copies, &loose.objects)?;
     let mut contents = pool.install(|| check::read_everything(&repo, &loose.objects, session.progress))?;
     let (salvages, untouchable) = pool.install(|| salvage(&repo, &contents));
     let rotten = salvages.iter().map(Salvage::name).collect();
@@ -198,7 +203,9 @@ pub fn plan(
     let mut remaining = check::judge(&repo, &graph, &contents, listing)?;
     remaining.unlistable = loose.unreadable;
     remaining.damaged_labels = check::damaged_labels(&repo, &repo.refs()?)?;
-    remaining.damaged_labels.retain(|(number, _)| !remove.contains(number));
+    brought.labels.retain(|(number, ..)| !remove.contains(number));
+    let is_brought = |number: &u64| brought.labels.iter().any(|(brought, ..)| brought == number);
+    remaining.damaged_labels.retain(|(number, _)| !remove.contains(number) && !is_brought(number));
     let in_packs = staying.iter().flat_map(|salvage| salvage.members().unwrap_or_default()).copied();
     let kept: HashSet<ObjectId> = kept_loose.into_iter().chain(in_packs).collect();
     remaining.damaged.retain(|id, _| graph.needs(id) || kept.contains(id));
@@ -211,6 +218,7 @@ pub fn plan(
     Ok(RepairPlan {
         config: config.as_ref().map(|config| path_of(config.copy)),
         refs: brought.refs.iter().map(|(number, copy, _)| (*number, path_of(*copy))).collect(),
+        labels: brought.labels.iter().map(|(number, copy, _)| (*number, path_of(*copy))).collect(),
         packs: taken.packs.iter().map(|pack| (pack.name, path_of(pack.copy))).collect(),
         objects: found.iter().map(|(id, found)| (*id, origins.whence(found.origin))).collect(),
         bytes,
@@ -225,6 +233,7 @@ pub fn plan(
         rotten: going.iter().map(|gone| Rotten { name: gone.name(), held: gone.objects().collect() }).collect(),
         config_content: config.map(|config| config.content),
         ref_contents: brought.refs.into_iter().map(|(number, _, content)| (number, content)).collect(),
+        label_contents: brought.labels.into_iter().map(|(number, _, labels)| (number, labels)).collect(),
         pack_origins: taken.packs.iter().map(|pack| (pack.copy, pack.name)).collect(),
         found,
         as_loose,
@@ -286,22 +295,26 @@ fn refuse_other_hash(repo: &Repository, copies: &[SharedRepository]) -> Result<(
     Ok(())
 }
 
-/// The refs that copies have, and the snapshots that there are with them.
+/// The refs and labels that copies have, and the snapshots that there are with them.
 #[derive(Default)]
-struct BroughtRefs {
+struct BroughtDocuments {
     listing: SnapshotListing,
     /// The number, the copy, and the content.
     refs: Vec<(u64, usize, Vec<u8>)>,
+    labels: Vec<(u64, usize, Labels)>,
     not_here: Vec<u64>,
 }
 
-/// Finds refs for those that are damaged, in copies of this very repository: those that have its id, and no other ref under
-/// a number that both have (then one of them went its own way). If there are objects and no trace of a snapshot,
-/// `snapshots` was lost, and all that they have are taken. Where there is a trace of others, a number that is not among
-/// them may be that of a snapshot that was removed, so it is only reported.
-fn refs_of_copies(repo: &Repository, copies: &[SharedRepository], loose: &[ObjectId]) -> Result<BroughtRefs> {
+/// Finds refs and labels for those that are damaged, in copies of this very repository: those that have its id, and no
+/// other ref under a number that both have (then one of them went its own way). If there are objects and no trace of a
+/// snapshot, `snapshots` was lost, and all that they have are taken. Where there is a trace of others, a number that is not
+/// among them may be that of a snapshot that was removed, so it is only reported.
+fn documents_of_copies(repo: &Repository, copies: &[SharedRepository], loose: &[ObjectId]) -> Result<BroughtDocuments> {
     let own = repo.refs()?;
-    let mut brought = BroughtRefs { listing: repo.snapshots()?, ..BroughtRefs::default() };
+    let damaged_labels = check::damaged_labels(repo, &own)?;
+    let damaged_labels: Vec<u64> =
+        damaged_labels.iter().filter(|(_, error)| error.is_unreadable()).map(|(number, _)| *number).collect();
+    let mut brought = BroughtDocuments { listing: repo.snapshots()?, ..BroughtDocuments::default() };
     let has_objects = !loose.is_empty() || !repo.packs()?.list().is_empty() || !repo.packs()?.unusable().is_empty();
     let all_lost = own.snapshots.is_empty() && own.pruned.is_empty() && has_objects;
     let mut not_here = BTreeSet::new();
@@ -316,6 +329,15 @@ fn refs_of_copies(repo: &Repository, copies: &[SharedRepository], loose: &[Objec
                 None => all_lost && brought.listing.snapshots.iter().all(|known| known.number != snapshot.number),
             };
             let is_known = own.snapshots.contains(&snapshot.number) || own.pruned.contains(&snapshot.number);
+            let lacks_labels = damaged_labels.contains(&snapshot.number) || (is_wanted && at.is_none());
+            let is_new = brought.labels.iter().all(|(brought, ..)| *brought != snapshot.number);
+            if lacks_labels
+                && is_new
+                && let Ok(labels) = copy.labels(snapshot.number)
+                && !labels.is_empty()
+            {
+                brought.labels.push((snapshot.number, number, labels));
+            }
             if is_wanted {
                 let content = refs::read(copy.backend(), snapshot.number)?;
                 if let Some(at) = at {
@@ -651,6 +673,7 @@ pub fn execute(plan: RepairPlan, options: WriterOptions, session: &Session<'_>) 
             for (number, content) in &plan.ref_contents {
                 mender.put_ref(*number, content)?;
             }
+            bring_labels(&repo, &plan.label_contents, session)?;
         }
     }
     if plan.record_is_old {
@@ -672,6 +695,22 @@ pub fn execute(plan: RepairPlan, options: WriterOptions, session: &Session<'_>) 
         clear_away(repo, &plan.rotten, &plan.superseded_loose, rebuilds_index, session, &mut not_done)?;
     }
     Ok(RepairReport { not_done, elapsed: begun.elapsed() })
+}
+
+/// Brings labels for snapshots that have none, or damaged ones, still.
+fn bring_labels(repo: &SharedRepository, brought: &[(u64, Labels)], session: &Session<'_>) -> Result<()> {
+    if brought.is_empty() {
+        return Ok(());
+    }
+    let writer = repo.labels_writer(session)?;
+    for (number, labels) in brought {
+        match repo.labels(*number) {
+            Ok(present) if !present.is_empty() => {}
+            Err(error) if !error.is_unreadable() => return Err(error),
+            _ => writer.publish(&writer.stage(*number, labels)?)?,
+        }
+    }
+    Ok(())
 }
 
 /// Removes what is damaged and superseded, and writes the index of all packs anew.

@@ -107,6 +107,13 @@ pub(crate) fn take_labelled(
     snapshot::snapshot(&open_in(session, backend)?, &options, session)
 }
 
+/// Puts labels in the place of those that a snapshot has.
+pub(crate) fn put_labels(memory: &MemoryBackend, number: u64, labels: &Labels) {
+    let repo = open(memory.clone()).unwrap();
+    let writer = repo.labels_writer(&session()).unwrap();
+    writer.publish(&writer.stage(number, labels).unwrap()).unwrap();
+}
+
 pub(crate) fn restore(backend: impl Backend + 'static, number: u64, output: &Path) -> Result<RestoreReport> {
     restore_in(&session(), backend, number, output)
 }
