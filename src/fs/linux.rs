@@ -38,10 +38,10 @@ pub(super) fn is_remote(dir: &File) -> io::Result<bool> {
     Ok(WITHOUT_SYNCFS.contains(&kind))
 }
 
-/// Has the kernel begin to write these bytes of a file to the storage, and does not wait. This is what Linux does with the
-/// advice that they are not needed (mm/fadvise.c) before it drops what is written already. It is only advice: an error
-/// means nothing, and that of a failed write comes from the sync.
-pub(super) fn begin_to_write(file: &File, offset: u64, length: u64) {
+/// Has the kernel begin to write these bytes of a file to the storage, and drop those from its cache that are written
+/// already; it does not wait. This is what Linux does with the advice that they are not needed (mm/fadvise.c). It is only
+/// advice: an error means nothing, and that of a failed write comes from the sync.
+pub(super) fn write_out(file: &File, offset: u64, length: u64) {
     if rustix::fs::fadvise(file, offset, NonZero::new(length), Advice::DontNeed).is_err() {
         // The sync will write it.
     }

@@ -19,7 +19,7 @@ pub(super) fn is_remote(_dir: &File) -> io::Result<bool> {
 }
 
 /// When it is written is left to the system.
-pub(super) fn begin_to_write(_file: &File, _offset: u64, _length: u64) {}
+pub(super) fn write_out(_file: &File, _offset: u64, _length: u64) {}
 
 /// Not known here.
 pub(super) fn ignores_signal(_signal: u32) -> bool {
