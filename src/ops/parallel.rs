@@ -1,8 +1,9 @@
 //! The threads of an operation, and what they may hold open.
 
+use std::collections::VecDeque;
 use std::num::NonZero;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crossbeam_channel::{Receiver, bounded};
 use rayon::{Scope, ThreadPool, ThreadPoolBuilder};
@@ -43,10 +44,10 @@ impl<T: Send + 'static> Ahead<'static, T> {
 }
 
 impl<'a, T: Send + 'a> Ahead<'a, T> {
-    /// Offers work to the threads of the pool that a scope is in.
-    pub(super) fn offer_in(scope: &Scope<'a>, work: impl FnOnce() -> T + Send + 'a) -> Self {
+    /// Offers work to helpers, as the last of what they have to do.
+    pub(super) fn offer_to(helpers: &Helpers<'_, 'a>, work: impl FnOnce() -> T + Send + 'a) -> Self {
         let (ahead, offered) = Self::new(work);
-        scope.spawn(|_| offered());
+        helpers.offer(offered);
         ahead
     }
 
@@ -73,12 +74,86 @@ impl<T> Ahead<'_, T> {
             None => self.result.recv().ok(),
         }
     }
+
+    /// The result, if it is there.
+    pub(super) fn finished(&self) -> Option<T> {
+        self.result.try_recv().ok()
+    }
 }
 
 impl<T> Drop for Ahead<'_, T> {
     fn drop(&mut self) {
         drop(begin(&self.work));
     }
+}
+
+/// The threads of a pool that have nothing better to do, for the work of one thread: they do it in the order in which it was
+/// offered, and so does that thread when there is enough of it ([`Helpers::help`]). There are no more jobs for the pool
+/// than helpers, however much is offered while all of its threads are busy.
+pub(super) struct Helpers<'s, 'scope> {
+    scope: &'s Scope<'scope>,
+    most: usize,
+    queue: Arc<Mutex<Queue<'scope>>>,
+}
+
+#[derive(Default)]
+struct Queue<'a> {
+    waiting: VecDeque<Work<'a, ()>>,
+    /// Those who will look whether something is waiting.
+    helpers: usize,
+}
+
+impl<'s, 'scope> Helpers<'s, 'scope> {
+    /// None yet, of the pool that the scope is in.
+    pub(super) fn new(scope: &'s Scope<'scope>) -> Self {
+        Self { scope, most: 0, queue: Arc::default() }
+    }
+
+    /// From now on there may be so many.
+    pub(super) fn allow(&mut self, most: usize) {
+        self.most = most;
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue<'scope>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn offer(&self, work: impl FnOnce() + Send + 'scope) {
+        let mut queue = self.queue();
+        queue.waiting.push_back(Box::new(work));
+        if queue.helpers < self.most {
+            queue.helpers += 1;
+            let queue = Arc::clone(&self.queue);
+            self.scope.spawn(move |_| {
+                while next(&queue).is_some_and(|work| {
+                    work();
+                    true
+                }) {}
+            });
+        }
+    }
+
+    /// Does what has been waiting longest, again and again, until no more is left than so much for each helper.
+    pub(super) fn help(&self, left_for_each: usize) {
+        let next = || {
+            let mut queue = self.queue();
+            let is_too_much = queue.waiting.len() > left_for_each * self.most;
+            is_too_much.then(|| queue.waiting.pop_front()).flatten()
+        };
+        while let Some(work) = next() {
+            work();
+        }
+    }
+}
+
+/// What a helper does next. Nothing if it goes: it says so under the lock under which others see whether there are helpers.
+fn next<'a>(queue: &Mutex<Queue<'a>>) -> Option<Work<'a, ()>> {
+    let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
+    let work = queue.waiting.pop_front();
+    if work.is_none() {
+        queue.helpers -= 1;
+    }
+    work
 }
 
 /// So many directory handles may be held at a time.

@@ -104,6 +104,8 @@ pub struct ObjectWriter<'r> {
     blobs: Lane<'r>,
     trees: Lane<'r>,
     reused_packs: AtomicBool,
+    /// Whether something could not be stored: it counts as stored all the same, and others rely on that.
+    has_failed: AtomicBool,
     /// The name of the longest chunk of zeros.
     zeros: OnceLock<ObjectId>,
     added: AddedCounters,
@@ -214,6 +216,7 @@ impl<'r> ObjectWriter<'r> {
             blobs,
             trees,
             reused_packs: AtomicBool::new(false),
+            has_failed: AtomicBool::new(false),
             zeros: OnceLock::new(),
             added: AddedCounters::default(),
             replaced: AtomicU64::new(0),
@@ -428,6 +431,13 @@ impl<'r> ObjectWriter<'r> {
         seen: Option<SeenWriter<'r>>,
         session: &Session<'_>,
     ) -> Result<Snapshot> {
+        if self.has_failed.load(Ordering::Relaxed) {
+            return Err(Error::refused(
+                "finish the snapshot",
+                "something of it could not be stored",
+                "see what was said before, and take it again; what was stored is used then",
+            ));
+        }
         self.publish()?;
         self.batch.secure_reused()?;
         if self.reused_packs.load(Ordering::Relaxed) {
@@ -506,6 +516,14 @@ impl<'w, 'r> Appender<'w, 'r> {
         content: &[u8],
         check: impl FnOnce(&[u8]) -> Result<()>,
     ) -> Result<ObjectId> {
+        let stored = self.try_store(id, content, check);
+        if stored.is_err() {
+            self.writer.has_failed.store(true, Ordering::Relaxed);
+        }
+        stored
+    }
+
+    fn try_store(&mut self, id: ObjectId, content: &[u8], check: impl FnOnce(&[u8]) -> Result<()>) -> Result<ObjectId> {
         let writer = self.writer;
         writer.repo.go_on()?;
         if !writer.is_wanted(id, content)? {

@@ -1309,6 +1309,33 @@ fn staging_that_is_not_ours_stops_nothing() {
 }
 
 #[test]
+fn a_repository_that_fails_is_not_forgotten_over_a_source_that_does() {
+    if !have(&["strace"]) {
+        return;
+    }
+    let world = world_with(1);
+    write(world.path("src/a"), noise(1, 12 << 20));
+    write(world.path("src/b"), noise(2, 30 << 20));
+    let mut failed = 0;
+    for threads in ["--threads=1", "--threads=2"] {
+        for when in 24..54 {
+            let mut command = Command::new("strace");
+            let read = format!("inject=read:error=EIO:when={when}");
+            command.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=read,write", "-e", &read]);
+            command.args(["-e", "inject=write:error=ENOSPC:when=5+"]).arg(env!("CARGO_BIN_EXE_backuptool"));
+            command.args(["-r", "repo", "snapshot", threads, "src"]).current_dir(world.path(""));
+            let ran = run(command);
+            failed += usize::from(ran.code == Some(1));
+            assert_eq!(world.numbers(), [1], "{threads} {when}: {ran:?}");
+        }
+    }
+    if failed == 0 {
+        return skip("strace does not work here");
+    }
+    world.clean();
+}
+
+#[test]
 fn directories_that_cannot_be_synced_are_no_failure() {
     if !have(&["strace"]) {
         return;

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use backuptool::Error;
-use backuptool::object::HashAlgorithm;
+use backuptool::object::{HashAlgorithm, Labels};
 use backuptool::ops::pack::{MANY_LOOSE, is_due};
 use backuptool::ops::prune::{self, PruneOptions};
 use backuptool::repo::WriterOptions;
@@ -20,8 +20,8 @@ use crate::support::cli;
 use crate::support::fault::FaultBackend;
 use crate::support::model::{Model, Source, files, noise};
 use crate::support::repos::{
-    LOOSE, PACKED, check, init, open, pack_plan, packs, prune, prune_plan, prune_with, put_object, restored,
-    save_index, session, staging, take_with,
+    LOOSE, PACKED, check, init, open, pack_plan, packs, plain_snapshot, prune, prune_plan, prune_with, put_object,
+    restored, save_index, session, staging, take_with,
 };
 
 fn repository(snapshots: &[(Model, WriterOptions)]) -> MemoryBackend {
@@ -175,6 +175,26 @@ fn a_ref_has_the_greatest_length_and_number_at_most() {
     assert_eq!(publish(10).unwrap(), layout::MAX_NUMBER);
     assert!(matches!(publish(10), Err(Error::Refused { .. })));
     assert_eq!(refs::list(&memory).unwrap().snapshots, [1, layout::MAX_NUMBER - 1, layout::MAX_NUMBER]);
+}
+
+#[test]
+fn a_snapshot_is_not_finished_when_something_could_not_be_stored_whoever_was_told() {
+    let memory = repository(&[]);
+    let failures = AtomicU64::new(0);
+    let hooked = FaultBackend::hooked(memory.clone(), move |operation, path| {
+        let fails = operation == "append" && path.contains("/blobs-") && failures.fetch_add(1, Ordering::Relaxed) == 0;
+        if fails { Err(ErrorKind::StorageFull.into()) } else { Ok(()) }
+    });
+    let (repo, session) = (open(hooked).unwrap(), session());
+    let writer = repo.writer(&session, PACKED).unwrap();
+    let mut blobs = writer.blobs();
+    assert!((0..20).any(|number| blobs.store(&noise(number, 1 << 20)).is_err()));
+    // It counts as stored, and the disk has space again.
+    drop(blobs);
+    let tree = writer.trees().store(b"a tree").unwrap();
+    let error = writer.commit(plain_snapshot(0, tree, 0), &Labels::default(), None, &session).unwrap_err();
+    assert!(matches!(error, Error::Refused { .. }), "{error}");
+    assert_eq!(refs::list(&memory).unwrap().snapshots, [0; 0]);
 }
 
 #[test]

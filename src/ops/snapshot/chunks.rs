@@ -16,12 +16,11 @@ use std::iter;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crossbeam_channel::{Receiver, bounded};
-use rayon::Scope;
 use rayon::prelude::*;
 
 use crate::error::Result;
 use crate::object::{BlobId, ChunkSizes, Chunker, Content};
+use crate::ops::parallel::{Ahead, Helpers};
 use crate::repo::{ChunkAt, Chunks, ObjectWriter, Repository};
 
 /// One thread stores about so many bytes of neighbouring chunks at a time: half a frame.
@@ -128,7 +127,12 @@ impl<'a> Part<'a> {
 
     /// Cuts the part and has its chunks stored, behind those that `runs` has. `past` are those that the file had. Returns
     /// the length of all chunks in bytes.
-    pub(super) fn store(mut self, runs: &mut Runs<'_, '_, '_>, past: &mut PastChunks<'_>) -> usize {
+    pub(super) fn store<'scope>(
+        mut self,
+        runs: &mut Runs<'scope, '_>,
+        helpers: &Helpers<'_, 'scope>,
+        past: &mut PastChunks<'_>,
+    ) -> usize {
         let known = self.taken_over(runs.writer, past);
         let (mut known, whole) = (&known[..], self.place.len());
         loop {
@@ -137,7 +141,7 @@ impl<'a> Part<'a> {
             if run.is_empty() {
                 return whole - self.place.len();
             }
-            runs.store(self.memory, start, run);
+            runs.store(helpers, self.memory, start, run);
         }
     }
 
@@ -170,51 +174,40 @@ impl<'a> Part<'a> {
     }
 }
 
+/// So many runs wait for each thread that helps.
+const WAITING: usize = 4;
+
 /// The runs of one file, in order: some are being stored, while more of it is read and cut.
-pub(super) struct Runs<'s, 'scope, 'w> {
-    scope: &'s Scope<'scope>,
+pub(super) struct Runs<'scope, 'w> {
     writer: &'scope ObjectWriter<'w>,
-    /// So many may wait, or be with other threads.
-    at_once: usize,
-    stored: VecDeque<Receiver<Result<Vec<Stored>>>>,
+    stored: VecDeque<Ahead<'scope, Result<Vec<Stored>>>>,
 }
 
-impl<'s, 'scope, 'w> Runs<'s, 'scope, 'w> {
-    pub(super) fn new(scope: &'s Scope<'scope>, writer: &'scope ObjectWriter<'w>, at_once: usize) -> Self {
-        Self { scope, writer, at_once, stored: VecDeque::new() }
+impl<'scope, 'w> Runs<'scope, 'w> {
+    pub(super) fn new(writer: &'scope ObjectWriter<'w>) -> Self {
+        Self { writer, stored: VecDeque::new() }
     }
 
-    /// Stores the chunks from `start` on, or has that done by who has nothing else to do: if there is enough that others
-    /// can do, this thread stores it itself, so nobody waits and no more is held in memory.
-    fn store(&mut self, memory: &Arc<Vec<u8>>, start: usize, chunks: Vec<Chunk>) {
+    /// Has the chunks from `start` on stored. If enough is waiting for the helpers, this thread does what has been waiting
+    /// longest: so nobody is waited for, little is held in memory, and the first run is always done or being done.
+    fn store(&mut self, helpers: &Helpers<'_, 'scope>, memory: &Arc<Vec<u8>>, start: usize, chunks: Vec<Chunk>) {
         let (writer, memory) = (self.writer, Arc::clone(memory));
-        let (sender, receiver) = bounded(1);
-        let store = move || {
-            let stored = store_run(writer, &memory[start..], &chunks);
-            // Before the result is there, so that who has it may use the memory again.
-            drop(memory);
-            // Nobody listens any more if the operation has failed.
-            sender.send(stored).unwrap_or_default();
-        };
-        if self.stored.len() < self.at_once {
-            self.scope.spawn(|_| store());
-        } else {
-            store();
-        }
-        self.stored.push_back(receiver);
+        let store = move || store_run(writer, &memory[start..], &chunks);
+        self.stored.push_back(Ahead::offer_to(helpers, store));
+        helpers.help(WAITING);
     }
 
     /// What the first run has become, if it is stored.
     pub(super) fn first_stored(&mut self) -> Option<Result<Vec<Stored>>> {
-        let stored = self.stored.front()?.try_recv().ok()?;
+        let stored = self.stored.front()?.finished()?;
         self.stored.pop_front();
         Some(stored)
     }
 
-    /// What the runs become that are left. They are there when the scope has ended.
-    pub(super) fn rest(self) -> impl Iterator<Item = Result<Vec<Stored>>> + use<> {
+    /// What the runs become that are left.
+    pub(super) fn rest(self) -> impl Iterator<Item = Result<Vec<Stored>>> {
         // A thread that is gone without a result has panicked, and that ends the program.
-        self.stored.into_iter().filter_map(|stored| stored.recv().ok())
+        self.stored.into_iter().filter_map(Ahead::finish)
     }
 }
 
@@ -280,12 +273,14 @@ mod tests {
         let writer = repo.writer(&session, WriterOptions::default()).unwrap();
         let memory = Arc::new(bytes.to_vec());
         let stored = rayon::in_place_scope(|scope| {
-            let mut runs = Runs::new(scope, &writer, 1);
+            let mut helpers = Helpers::new(scope);
+            helpers.allow(1);
+            let mut runs = Runs::new(&writer);
             let whole = Part { chunker, memory: &memory, place: 0..bytes.len(), offset, ended: true };
-            assert_eq!(whole.store(&mut runs, past), bytes.len());
-            runs.rest()
+            assert_eq!(whole.store(&mut runs, &helpers, past), bytes.len());
+            runs.rest().collect::<Result<Vec<_>>>().unwrap()
         });
-        stored.flat_map(Result::unwrap).map(|(_, length)| length).collect()
+        stored.into_iter().flatten().map(|(_, length)| length).collect()
     }
 
     fn noise(length: usize) -> Vec<u8> {

@@ -12,16 +12,13 @@ use super::walk::FileToRead;
 use crate::error::{Error, Result};
 use crate::fs::{SourceFile, SourceKind, Stat};
 use crate::object::{BlobId, Chunker, Content, ListBuilder};
-use crate::ops::parallel::Ahead;
+use crate::ops::parallel::{Ahead, Helpers};
 use crate::repo::{Appender, FRAME_CONTENT, Repository};
 
 /// So often a file that changes is read.
 const ATTEMPTS: u32 = 3;
 /// A large file is read in parts of so many bytes, besides one of the longest chunks.
 const PART: usize = 2 * RUN;
-/// So many runs of a file are stored by other threads at once, for each thread that there is.
-const RUNS: usize = 4;
-
 /// To copy from the page cache to an address that is a little behind a multiple of this takes three times as long.
 const PAGE: usize = 4096;
 
@@ -156,36 +153,44 @@ fn read_content(
         }
     } else {
         blobs.release();
-        let shared_out = reader.share_out();
-        let at_once = shared_out.as_ref().map_or(0, |_| RUNS * rayon::current_num_threads());
         let mut past = PastChunks::of(repo, past);
         let mut note = |stored: Result<Vec<(BlobId, usize)>>| {
             let stored = stored.map_err(Failure::Repository)?;
             stored.into_iter().try_for_each(|(chunk, length)| list.push(chunk, length as u64, &mut store))
         };
         let source = &Mutex::new(source);
-        let rest = rayon::in_place_scope(|scope| {
-            let mut runs = Runs::new(scope, writer, at_once);
-            loop {
+        rayon::in_place_scope(|scope| {
+            let mut helpers = Helpers::new(scope);
+            let mut runs = Runs::new(writer);
+            let mut shared_out = None;
+            let read = loop {
+                if shared_out.is_none() {
+                    shared_out = reader.share_out();
+                    helpers.allow(shared_out.as_ref().map_or(0, |_| rayon::current_num_threads() - 1));
+                }
                 // What follows is read while this is cut. Not by `join`: who waits for the other thread there begins to store
                 // a run, and meanwhile nobody makes more of them.
                 let following = (!buffer.ended).then(|| buffer.following(sizes.maximum())).map(|mut following| {
-                    Ahead::offer_in(scope, move || {
+                    Ahead::offer_to(&helpers, move || {
                         following.fill(&mut source.lock().unwrap_or_else(PoisonError::into_inner), repo)?;
                         Ok(following)
                     })
                 });
-                let length = buffer.part(reader.chunker).store(&mut runs, &mut past);
+                let length = buffer.part(reader.chunker).store(&mut runs, &helpers, &mut past);
                 while let Some(stored) = runs.first_stored() {
                     note(stored)?;
                 }
-                let Some(following) = following.and_then(Ahead::finish) else { break Ok::<_, Failure>(runs.rest()) };
-                buffer.go_on(length, following?);
-            }
+                match following.and_then(Ahead::finish) {
+                    Some(Ok(following)) => buffer.go_on(length, following),
+                    Some(Err(error)) => break Err(error),
+                    None => break Ok(()),
+                }
+            };
+            drop(shared_out);
+            // Also if the file could not be read on: an error of the repository is worse, and must not be passed over.
+            runs.rest().try_for_each(note)?;
+            read
         })?;
-        for stored in rest {
-            note(stored)?;
-        }
     }
     let (list, depth, size) = list.finish(&mut store)?;
     Ok((size, Content::Chunks { list, depth }))
