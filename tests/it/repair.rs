@@ -19,7 +19,7 @@ use crate::support::fault::{FaultBackend, Plan, full_from};
 use crate::support::model::{Model, Source, noise};
 use crate::support::repos::{
     LOOSE, PACKED, Repairing, check, open, pack_with, prune_with, put_labels, read_back, repair_in, repair_plan,
-    repair_with, session, staging, take_with,
+    repair_with, sealed, session, staging, take_with,
 };
 use crate::support::sweep::{Sweep, World, fingerprint, slow};
 
@@ -386,6 +386,80 @@ fn damaged_labels_come_only_from_a_copy_of_this_repository_that_has_some() {
     assert!(repair("whole", &memory, Repairing { copies: &copies, ..Repairing::default() }, USUAL));
     let labels = |number| open(memory.clone()).unwrap().labels(number).unwrap();
     assert_eq!([1, 2].map(labels), [Labels::default(), labelled("changed")]);
+}
+
+#[test]
+fn a_pin_that_comes_from_a_copy_keeps_its_snapshot() {
+    let bed = Bed::new();
+    let [memory, copy, unpinned] = [bed.copy(), bed.copy(), bed.copy()];
+    put_labels(&copy, 2, &Labels { pinned: true, ..labelled("kept") });
+    for path in bed.files() {
+        for memory in [&memory, &copy, &unpinned] {
+            harm(memory, &path, Harm::Emptied);
+        }
+    }
+    harm(&memory, "snapshots/2.labels.json", Harm::Halved);
+    let copies = [copy];
+    let removing = Repairing { copies: &copies, remove: true, ..Repairing::default() };
+    let before = fingerprint(&memory);
+    let error = repair_plan(memory.clone(), removing, USUAL).unwrap_err();
+    assert!(matches!(error, Error::Refused { .. }) && error.to_string().contains("pinned"), "{error}");
+    assert_eq!(fingerprint(&memory), before);
+    // Without its labels nobody knows of the pin, and of what is removed no labels are brought.
+    let plan = repair_plan(memory, Repairing { copies: &[unpinned], ..removing }, USUAL).unwrap();
+    assert_eq!((plan.remove, plan.labels.len()), (vec![1, 2, 3], 0));
+}
+
+#[test]
+fn labels_come_from_the_first_copy_that_has_those_of_the_same_snapshot() {
+    let bed = Bed::new();
+    let memory = bed.copy();
+    for path in ["snapshots/2.json", "snapshots/2.labels.json"] {
+        harm(&memory, path, Harm::Halved);
+    }
+    // One has the ref alone, one has both, and one has others.
+    let (bare, changed) = (bed.copy(), bed.copy());
+    bare.remove("snapshots/2.labels.json").unwrap();
+    put_labels(&changed, 2, &labelled("older"));
+    let copies = [bare, bed.copy(), changed];
+    assert!(repair("in turn", &memory, Repairing { copies: &copies, ..Repairing::default() }, USUAL));
+    assert_eq!(open(memory.clone()).unwrap().labels(2).unwrap(), labelled("kept"));
+
+    // A copy that went its own way has another snapshot of this number.
+    let (memory, copy) = (bed.copy(), bed.copy());
+    for (memory, source) in [(&memory, &bed.sources[0]), (&copy, &bed.sources[1])] {
+        take_with(memory.clone(), source.path(), LOOSE).unwrap();
+        put_labels(memory, 4, &labelled("kept"));
+    }
+    harm(&memory, "snapshots/4.labels.json", Harm::Halved);
+    let whole = memory.contents("snapshots/4.json").unwrap();
+    let newer = String::from_utf8(whole).unwrap().replace("\"requires\": []", "\"requires\": [\n    \"votes\"\n  ]");
+    memory.set_contents("snapshots/4.json", sealed(&newer)).unwrap();
+    let plan = repair_plan(memory, Repairing { copies: &[copy], ..Repairing::default() }, USUAL).unwrap();
+    assert!(plan.is_nothing(), "{plan:?}");
+}
+
+#[test]
+fn whole_and_newer_labels_stay_though_all_refs_are_lost() {
+    let bed = Bed::new();
+    let memory = bed.copy();
+    put_labels(&memory, 1, &labelled("of this one"));
+    let content = String::from_utf8(memory.contents("snapshots/2.labels.json").unwrap()).unwrap();
+    let newer = sealed(&content.replace("\"requires\": []", "\"requires\": [\n    \"votes\"\n  ]"));
+    memory.set_contents("snapshots/2.labels.json", newer.clone()).unwrap();
+    for number in 1..=3 {
+        memory.remove(&format!("snapshots/{number}.json")).unwrap();
+    }
+    let copy = bed.copy();
+    put_labels(&copy, 1, &labelled("of the copy"));
+    put_labels(&copy, 3, &labelled("lost"));
+    let copies = [copy];
+    let from = Repairing { copies: &copies, ..Repairing::default() };
+    assert_eq!(repair_plan(memory.clone(), from, USUAL).unwrap().labels.len(), 1);
+    assert!(!repair("all lost", &memory, from, USUAL));
+    assert_eq!(memory.contents("snapshots/2.labels.json").unwrap(), newer);
+    let labels = |number| open(memory.clone()).unwrap().labels(number).unwrap();
+    assert_eq!([1, 3].map(labels), [labelled("of this one"), labelled("lost")]);
 }
 
 #[test]

@@ -126,11 +126,12 @@ fn done_text(plan: &RepairPlan) -> String {
             line(format!("  {objects} from {whence}"));
         }
     }
-    for (what, brought) in [("refs", &plan.refs), ("labels", &plan.labels)] {
-        let numbers: Vec<u64> = brought.iter().map(|(number, _)| *number).collect();
-        if !numbers.is_empty() {
-            line(format!("brought back the {what} of snapshot {}", number_ranges(&numbers)));
-        }
+    if !plan.refs.is_empty() {
+        let numbers: Vec<u64> = plan.refs.iter().map(|(number, _)| *number).collect();
+        line(format!("brought back the refs of snapshot {}", number_ranges(&numbers)));
+    }
+    for (number, from) in &plan.labels {
+        line(format!("brought back the labels of snapshot {number} as they are in {}", display_path(from)));
     }
     if !plan.remove.is_empty() {
         line(format!("removed snapshot {}", number_ranges(&plan.remove)));
@@ -217,6 +218,7 @@ fn plan_json(plan: &RepairPlan) -> Value {
         "damaged": remaining.damaged.iter().map(damaged).collect::<Vec<_>>(),
         "damaged_packs": remaining.damaged_packs.iter().map(|(pack, _)| pack.to_string()).collect::<Vec<_>>(),
         "unreadable": remaining.unreadable.iter().map(|(number, _)| number).collect::<Vec<_>>(),
+        "damaged_labels": remaining.damaged_labels.iter().map(|(number, _)| number).collect::<Vec<_>>(),
         "unlistable": remaining.unlistable.iter().map(ToString::to_string).collect::<Vec<_>>(),
     })
 }

@@ -25,8 +25,8 @@
 //!
 //! Nobody can hide behind a name: whatever another repository or a directory gives has the hash that is its name, or is
 //! not taken. Refs, labels and the configuration have no such name; they come only from a copy of the very same repository
-//! (`config.rs`, `documents_of_copies`), and only in the place of what is damaged. (Of labels the copy may have older ones: they
-//! are the only documents that change.)
+//! (`config.rs`, `documents_of_copies`), and only in the place of what is damaged, or where all refs are lost. (Of labels
+//! the copy may have older ones: they are the only documents that change.)
 //!
 //! A second run finds nothing to do.
 
@@ -176,7 +176,7 @@ pub fn plan(
     let graph = walk(&brought.listing.snapshots)?;
     let damaged_snapshots = damaged_snapshots(&graph, &brought.listing)?;
     let remove = if remove_damaged_snapshots { damaged_snapshots.clone() } else { Vec::new() };
-    refuse_pinned(&repo, &remove)?;
+    refuse_pinned(&repo, &brought.labels, &remove)?;
     let mut listing = mem::take(&mut brought.listing);
     listing.snapshots.retain(|snapshot| !remove.contains(&snapshot.number));
     listing.unreadable.retain(|(number, _)| !remove.contains(number));
@@ -202,7 +202,10 @@ pub fn plan(
     let (superseded_loose, kept_loose) = verdict.loose(&found, as_loose)?;
     let mut remaining = check::judge(&repo, &graph, &contents, listing)?;
     remaining.unlistable = loose.unreadable;
-    remaining.damaged_labels = check::damaged_labels(&repo, &repo.refs()?)?;
+    let mut refs = repo.refs()?;
+    refs.snapshots.extend(brought.refs.iter().map(|(number, ..)| number));
+    refs.snapshots.sort_unstable();
+    remaining.damaged_labels = check::damaged_labels(&repo, &refs)?;
     brought.labels.retain(|(number, ..)| !remove.contains(number));
     let is_brought = |number: &u64| brought.labels.iter().any(|(brought, ..)| brought == number);
     remaining.damaged_labels.retain(|(number, _)| !remove.contains(number) && !is_brought(number));
@@ -244,15 +247,19 @@ pub fn plan(
     })
 }
 
-/// Fails before anything is done if a snapshot that is to be removed is pinned.
-fn refuse_pinned(repo: &Repository, numbers: &[u64]) -> Result<()> {
+/// Fails before anything is done if a snapshot that is to be removed is pinned, or will be by labels that are brought.
+fn refuse_pinned(repo: &Repository, brought: &[(u64, usize, Labels)], numbers: &[u64]) -> Result<()> {
     for number in numbers {
-        match repo.labels(*number) {
+        let brought = brought.iter().find(|(brought, ..)| brought == number);
+        match brought.map_or_else(|| repo.labels(*number), |(.., labels)| Ok(labels.clone())) {
             Ok(labels) if labels.pinned => {
                 return Err(Error::refused(
                     format!("remove the damaged snapshot {number}"),
                     "it is pinned",
-                    format!("if it is to go, run `backuptool unpin {number}` first; nothing was changed"),
+                    format!(
+                        "nothing was changed; if it is to go, repair without removing anything, which brings the pin back if \
+                         it comes from a copy, and then run `backuptool unpin {number}`"
+                    ),
                 ));
             }
             Err(error) if !error.is_unreadable() => return Err(error),
@@ -305,23 +312,20 @@ struct BroughtDocuments {
     not_here: Vec<u64>,
 }
 
-/// Finds refs and labels for those that are damaged, in copies of this very repository: those that have its id, and no
-/// other ref under a number that both have (then one of them went its own way). If there are objects and no trace of a
-/// snapshot, `snapshots` was lost, and all that they have are taken. Where there is a trace of others, a number that is not
-/// among them may be that of a snapshot that was removed, so it is only reported.
+/// Finds refs for those that are damaged, in copies of this very repository: those that have its id, and no other ref under
+/// a number that both have (then one of them went its own way). If there are objects and no trace of a snapshot,
+/// `snapshots` was lost, and all that they have are taken. Where there is a trace of others, a number that is not among
+/// them may be that of a snapshot that was removed, so it is only reported.
 fn documents_of_copies(repo: &Repository, copies: &[SharedRepository], loose: &[ObjectId]) -> Result<BroughtDocuments> {
     let own = repo.refs()?;
-    let damaged_labels = check::damaged_labels(repo, &own)?;
-    let damaged_labels: Vec<u64> =
-        damaged_labels.iter().filter(|(_, error)| error.is_unreadable()).map(|(number, _)| *number).collect();
     let mut brought = BroughtDocuments { listing: repo.snapshots()?, ..BroughtDocuments::default() };
     let has_objects = !loose.is_empty() || !repo.packs()?.list().is_empty() || !repo.packs()?.unusable().is_empty();
     let all_lost = own.snapshots.is_empty() && own.pruned.is_empty() && has_objects;
+    let is_copy = |copy: &SharedRepository| copy.config().id == repo.config().id && agree(repo, &brought.listing, copy);
+    let are_copies: Vec<bool> = copies.iter().map(is_copy).collect();
+    let copies = || (0..).zip(copies).zip(&are_copies).filter(|(_, is_copy)| **is_copy).map(|(copy, _)| copy);
     let mut not_here = BTreeSet::new();
-    for (number, copy) in copies.iter().enumerate() {
-        if copy.config().id != repo.config().id || !agree(repo, &brought.listing, copy) {
-            continue;
-        }
+    for (number, copy) in copies() {
         for snapshot in copy.snapshots()?.snapshots {
             let at = brought.listing.unreadable.iter().position(|(damaged, _)| *damaged == snapshot.number);
             let is_wanted = match at {
@@ -329,15 +333,6 @@ fn documents_of_copies(repo: &Repository, copies: &[SharedRepository], loose: &[
                 None => all_lost && brought.listing.snapshots.iter().all(|known| known.number != snapshot.number),
             };
             let is_known = own.snapshots.contains(&snapshot.number) || own.pruned.contains(&snapshot.number);
-            let lacks_labels = damaged_labels.contains(&snapshot.number) || (is_wanted && at.is_none());
-            let is_new = brought.labels.iter().all(|(brought, ..)| *brought != snapshot.number);
-            if lacks_labels
-                && is_new
-                && let Ok(labels) = copy.labels(snapshot.number)
-                && !labels.is_empty()
-            {
-                brought.labels.push((snapshot.number, number, labels));
-            }
             if is_wanted {
                 let content = refs::read(copy.backend(), snapshot.number)?;
                 if let Some(at) = at {
@@ -353,7 +348,27 @@ fn documents_of_copies(repo: &Repository, copies: &[SharedRepository], loose: &[
     brought.listing.snapshots.sort_unstable_by_key(|snapshot| snapshot.number);
     brought.not_here =
         not_here.into_iter().filter(|number| brought.refs.iter().all(|(brought, ..)| brought != number)).collect();
+    for snapshot in &brought.listing.snapshots {
+        if lacks_labels(repo, snapshot.number, all_lost)? {
+            let labels = |(number, copy): (usize, &SharedRepository)| {
+                let is_same = copy.read_snapshot(snapshot.number).is_ok_and(|other| other == *snapshot);
+                let labels = is_same.then(|| copy.labels(snapshot.number).ok())??;
+                (!labels.is_empty()).then_some((snapshot.number, number, labels))
+            };
+            brought.labels.extend(copies().find_map(labels));
+        }
+    }
     Ok(brought)
+}
+
+/// Whether the labels of a snapshot are damaged, or, where they may have been lost, are not there. (Else they were never
+/// given, or taken away.) Newer ones are not for this program to judge.
+fn lacks_labels(repo: &Repository, number: u64, may_be_lost: bool) -> Result<bool> {
+    match repo.labels(number) {
+        Ok(labels) => Ok(may_be_lost && labels.is_empty()),
+        Err(error) if error.is_interrupted() => Err(error),
+        Err(error) => Ok(error.is_unreadable()),
+    }
 }
 
 /// Whether a copy has no other ref under a number that both have.
@@ -673,7 +688,7 @@ pub fn execute(plan: RepairPlan, options: WriterOptions, session: &Session<'_>) 
             for (number, content) in &plan.ref_contents {
                 mender.put_ref(*number, content)?;
             }
-            bring_labels(&repo, &plan.label_contents, session)?;
+            bring_labels(&repo, &plan.label_contents, &plan.ref_contents, session)?;
         }
     }
     if plan.record_is_old {
@@ -697,17 +712,21 @@ pub fn execute(plan: RepairPlan, options: WriterOptions, session: &Session<'_>) 
     Ok(RepairReport { not_done, elapsed: begun.elapsed() })
 }
 
-/// Brings labels for snapshots that have none, or damaged ones, still.
-fn bring_labels(repo: &SharedRepository, brought: &[(u64, Labels)], session: &Session<'_>) -> Result<()> {
+/// Brings labels for snapshots that lack them still.
+fn bring_labels(
+    repo: &SharedRepository,
+    brought: &[(u64, Labels)],
+    refs: &[(u64, Vec<u8>)],
+    session: &Session<'_>,
+) -> Result<()> {
     if brought.is_empty() {
         return Ok(());
     }
     let writer = repo.labels_writer(session)?;
     for (number, labels) in brought {
-        match repo.labels(*number) {
-            Ok(present) if !present.is_empty() => {}
-            Err(error) if !error.is_unreadable() => return Err(error),
-            _ => writer.publish(&writer.stage(*number, labels)?)?,
+        let was_lost = refs.iter().any(|(brought, _)| brought == number);
+        if lacks_labels(repo, *number, was_lost)? {
+            writer.publish(&writer.stage(*number, labels)?)?;
         }
     }
     Ok(())
