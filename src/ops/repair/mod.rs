@@ -25,13 +25,14 @@
 //!
 //! Nobody can hide behind a name: whatever another repository or a directory gives has the hash that is its name, or is
 //! not taken. Refs, labels and the configuration have no such name; they come only from a copy of the very same repository
-//! (`config.rs`, `documents_of_copies`), and only in the place of what is damaged, or where all refs are lost. (Of labels
+//! (`config.rs`, `documents.rs`), and only in the place of what is damaged, or where all refs are lost. (Of labels
 //! the copy may have older ones: they are the only documents that change.)
 //!
 //! A second run finds nothing to do.
 
 mod config;
 mod directory;
+mod documents;
 mod origins;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -44,6 +45,7 @@ use std::time::{Duration, Instant};
 use rayon::prelude::*;
 
 use self::directory::{Directory, Interest};
+use self::documents::Documents;
 pub use self::origins::Whence;
 use self::origins::{Found, Origin, Origins};
 use super::check::graph::{Graph, Wanted};
@@ -58,7 +60,7 @@ use crate::repo::{
     Elsewhere, Reachable, Repository, Rotten, Session, SharedRepository, SnapshotListing, WriterOptions,
 };
 use crate::store::pack::{PackName, Salvage};
-use crate::store::{Backend, damaged, loose, refs};
+use crate::store::{Backend, damaged, loose};
 
 /// Where to look, and what to do.
 #[derive(Debug, Default)]
@@ -156,7 +158,7 @@ pub fn plan(
     let pool = parallel::pool(threads)?;
     repo.look_elsewhere(None)?;
     let loose = loose::list(repo.backend())?;
-    let mut brought = documents_of_copies(&repo, &copies, &loose.objects)?;
+    let mut brought = Documents::find(&repo, &copies, &loose.objects)?;
     let mut contents = pool.install(|| check::read_everything(&repo, &loose.objects, session.progress))?;
     let (salvages, untouchable) = pool.install(|| salvage(&repo, &contents));
     let rotten = salvages.iter().map(Salvage::name).collect();
@@ -176,7 +178,7 @@ pub fn plan(
     let graph = walk(&brought.listing.snapshots)?;
     let damaged_snapshots = damaged_snapshots(&graph, &brought.listing)?;
     let remove = if remove_damaged_snapshots { damaged_snapshots.clone() } else { Vec::new() };
-    refuse_pinned(&repo, &brought.labels, &remove)?;
+    brought.refuse_pinned(&repo, &remove)?;
     let mut listing = mem::take(&mut brought.listing);
     listing.snapshots.retain(|snapshot| !remove.contains(&snapshot.number));
     listing.unreadable.retain(|(number, _)| !remove.contains(number));
@@ -202,13 +204,9 @@ pub fn plan(
     let (superseded_loose, kept_loose) = verdict.loose(&found, as_loose)?;
     let mut remaining = check::judge(&repo, &graph, &contents, listing)?;
     remaining.unlistable = loose.unreadable;
-    let mut refs = repo.refs()?;
-    refs.snapshots.extend(brought.refs.iter().map(|(number, ..)| number));
-    refs.snapshots.sort_unstable();
-    remaining.damaged_labels = check::damaged_labels(&repo, &refs)?;
     brought.labels.retain(|(number, ..)| !remove.contains(number));
-    let is_brought = |number: &u64| brought.labels.iter().any(|(brought, ..)| brought == number);
-    remaining.damaged_labels.retain(|(number, _)| !remove.contains(number) && !is_brought(number));
+    brought.damaged_labels.retain(|(number, _)| !remove.contains(number));
+    remaining.damaged_labels = brought.damaged_labels;
     let in_packs = staying.iter().flat_map(|salvage| salvage.members().unwrap_or_default()).copied();
     let kept: HashSet<ObjectId> = kept_loose.into_iter().chain(in_packs).collect();
     remaining.damaged.retain(|id, _| graph.needs(id) || kept.contains(id));
@@ -247,28 +245,6 @@ pub fn plan(
     })
 }
 
-/// Fails before anything is done if a snapshot that is to be removed is pinned, or will be by labels that are brought.
-fn refuse_pinned(repo: &Repository, brought: &[(u64, usize, Labels)], numbers: &[u64]) -> Result<()> {
-    for number in numbers {
-        let brought = brought.iter().find(|(brought, ..)| brought == number);
-        match brought.map_or_else(|| repo.labels(*number), |(.., labels)| Ok(labels.clone())) {
-            Ok(labels) if labels.pinned => {
-                return Err(Error::refused(
-                    format!("remove the damaged snapshot {number}"),
-                    "it is pinned",
-                    format!(
-                        "nothing was changed; if it is to go, repair without removing anything, which brings the pin back if \
-                         it comes from a copy, and then run `backuptool unpin {number}`"
-                    ),
-                ));
-            }
-            Err(error) if !error.is_unreadable() => return Err(error),
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
 fn refuse_itself(backend: &dyn Backend, copies: &[SharedRepository]) -> Result<()> {
     let identity = |backend: &dyn Backend| backend.local_root().map(Identity::of).transpose();
     let own = identity(backend)?;
@@ -300,86 +276,6 @@ fn refuse_other_hash(repo: &Repository, copies: &[SharedRepository]) -> Result<(
         }
     }
     Ok(())
-}
-
-/// The refs and labels that copies have, and the snapshots that there are with them.
-#[derive(Default)]
-struct BroughtDocuments {
-    listing: SnapshotListing,
-    /// The number, the copy, and the content.
-    refs: Vec<(u64, usize, Vec<u8>)>,
-    labels: Vec<(u64, usize, Labels)>,
-    not_here: Vec<u64>,
-}
-
-/// Finds refs for those that are damaged, in copies of this very repository: those that have its id, and no other ref under
-/// a number that both have (then one of them went its own way). If there are objects and no trace of a snapshot,
-/// `snapshots` was lost, and all that they have are taken. Where there is a trace of others, a number that is not among
-/// them may be that of a snapshot that was removed, so it is only reported.
-fn documents_of_copies(repo: &Repository, copies: &[SharedRepository], loose: &[ObjectId]) -> Result<BroughtDocuments> {
-    let own = repo.refs()?;
-    let mut brought = BroughtDocuments { listing: repo.snapshots()?, ..BroughtDocuments::default() };
-    let has_objects = !loose.is_empty() || !repo.packs()?.list().is_empty() || !repo.packs()?.unusable().is_empty();
-    let all_lost = own.snapshots.is_empty() && own.pruned.is_empty() && has_objects;
-    let is_copy = |copy: &SharedRepository| copy.config().id == repo.config().id && agree(repo, &brought.listing, copy);
-    let are_copies: Vec<bool> = copies.iter().map(is_copy).collect();
-    let copies = || (0..).zip(copies).zip(&are_copies).filter(|(_, is_copy)| **is_copy).map(|(copy, _)| copy);
-    let mut not_here = BTreeSet::new();
-    for (number, copy) in copies() {
-        for snapshot in copy.snapshots()?.snapshots {
-            let at = brought.listing.unreadable.iter().position(|(damaged, _)| *damaged == snapshot.number);
-            let is_wanted = match at {
-                Some(at) => brought.listing.unreadable[at].1.is_unreadable(),
-                None => all_lost && brought.listing.snapshots.iter().all(|known| known.number != snapshot.number),
-            };
-            let is_known = own.snapshots.contains(&snapshot.number) || own.pruned.contains(&snapshot.number);
-            if is_wanted {
-                let content = refs::read(copy.backend(), snapshot.number)?;
-                if let Some(at) = at {
-                    brought.listing.unreadable.remove(at);
-                }
-                brought.refs.push((snapshot.number, number, content));
-                brought.listing.snapshots.push(snapshot);
-            } else if !is_known {
-                not_here.insert(snapshot.number);
-            }
-        }
-    }
-    brought.listing.snapshots.sort_unstable_by_key(|snapshot| snapshot.number);
-    brought.not_here =
-        not_here.into_iter().filter(|number| brought.refs.iter().all(|(brought, ..)| brought != number)).collect();
-    for snapshot in &brought.listing.snapshots {
-        if lacks_labels(repo, snapshot.number, all_lost)? {
-            let labels = |(number, copy): (usize, &SharedRepository)| {
-                let is_same = copy.read_snapshot(snapshot.number).is_ok_and(|other| other == *snapshot);
-                let labels = is_same.then(|| copy.labels(snapshot.number).ok())??;
-                (!labels.is_empty()).then_some((snapshot.number, number, labels))
-            };
-            brought.labels.extend(copies().find_map(labels));
-        }
-    }
-    Ok(brought)
-}
-
-/// Whether the labels of a snapshot are damaged, or, where they may have been lost, are not there. (Else they were never
-/// given, or taken away.) Newer ones are not for this program to judge.
-fn lacks_labels(repo: &Repository, number: u64, may_be_lost: bool) -> Result<bool> {
-    match repo.labels(number) {
-        Ok(labels) => Ok(may_be_lost && labels.is_empty()),
-        Err(error) if error.is_interrupted() => Err(error),
-        Err(error) => Ok(error.is_unreadable()),
-    }
-}
-
-/// Whether a copy has no other ref under a number that both have.
-fn agree(repo: &Repository, listing: &SnapshotListing, copy: &Repository) -> bool {
-    listing.snapshots.iter().all(|snapshot| {
-        match (refs::read(repo.backend(), snapshot.number), refs::read(copy.backend(), snapshot.number)) {
-            // What is damaged there says nothing.
-            (Ok(one), Ok(other)) => one == other || copy.snapshot(snapshot.number).is_err(),
-            _ => true,
-        }
-    })
 }
 
 /// The damaged packs with what is whole in them, and those that cannot be looked into for another reason.
@@ -688,7 +584,7 @@ pub fn execute(plan: RepairPlan, options: WriterOptions, session: &Session<'_>) 
             for (number, content) in &plan.ref_contents {
                 mender.put_ref(*number, content)?;
             }
-            bring_labels(&repo, &plan.label_contents, &plan.ref_contents, session)?;
+            documents::bring_labels(&repo, &plan.label_contents, &plan.ref_contents, session)?;
         }
     }
     if plan.record_is_old {
@@ -710,26 +606,6 @@ pub fn execute(plan: RepairPlan, options: WriterOptions, session: &Session<'_>) 
         clear_away(repo, &plan.rotten, &plan.superseded_loose, rebuilds_index, session, &mut not_done)?;
     }
     Ok(RepairReport { not_done, elapsed: begun.elapsed() })
-}
-
-/// Brings labels for snapshots that lack them still.
-fn bring_labels(
-    repo: &SharedRepository,
-    brought: &[(u64, Labels)],
-    refs: &[(u64, Vec<u8>)],
-    session: &Session<'_>,
-) -> Result<()> {
-    if brought.is_empty() {
-        return Ok(());
-    }
-    let writer = repo.labels_writer(session)?;
-    for (number, labels) in brought {
-        let was_lost = refs.iter().any(|(brought, _)| brought == number);
-        if lacks_labels(repo, *number, was_lost)? {
-            writer.publish(&writer.stage(*number, labels)?)?;
-        }
-    }
-    Ok(())
 }
 
 /// Removes what is damaged and superseded, and writes the index of all packs anew.

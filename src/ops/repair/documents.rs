@@ -1,0 +1,156 @@
+//! The refs and labels that copies of the repository have, in the place of damaged or lost ones.
+//!
+//! Neither has a name that proves its content, so both come only from a copy of the very same repository: one that has
+//! its id, and no other ref under a number that both have (then one of them went its own way).
+
+use std::collections::BTreeSet;
+
+use crate::error::{Error, Result};
+use crate::object::{Labels, ObjectId};
+use crate::ops::check;
+use crate::repo::{Repository, Session, SharedRepository, SnapshotListing};
+use crate::store::refs;
+
+/// What is to be brought, and what there is then.
+#[derive(Default)]
+pub(super) struct Documents {
+    /// The snapshots that there are then.
+    pub(super) listing: SnapshotListing,
+    /// The number of the snapshot, that of the copy, and the content.
+    pub(super) refs: Vec<(u64, usize, Vec<u8>)>,
+    pub(super) labels: Vec<(u64, usize, Labels)>,
+    /// The labels that no copy has whole.
+    pub(super) damaged_labels: Vec<(u64, Error)>,
+    /// Snapshots that a copy has, and of which there is no trace here.
+    pub(super) not_here: Vec<u64>,
+}
+
+impl Documents {
+    /// Finds what is damaged in copies. If there are objects and no trace of a snapshot, `snapshots` was lost, and all that
+    /// they have is taken. Where there is a trace of others, a number that is not among them may be that of a snapshot that
+    /// was removed, so it is only reported. `loose` are the loose objects that there are.
+    pub(super) fn find(repo: &Repository, copies: &[SharedRepository], loose: &[ObjectId]) -> Result<Self> {
+        let mut known = repo.refs()?;
+        let mut found = Self { listing: repo.snapshots()?, ..Self::default() };
+        let has_objects = !loose.is_empty() || !repo.packs()?.list().is_empty() || !repo.packs()?.unusable().is_empty();
+        let all_lost = known.snapshots.is_empty() && known.pruned.is_empty() && has_objects;
+        let is_copy =
+            |copy: &SharedRepository| copy.config().id == repo.config().id && agree(repo, &found.listing, copy);
+        let copies: Vec<(usize, &SharedRepository)> =
+            copies.iter().enumerate().filter(|(_, copy)| is_copy(copy)).collect();
+        let mut not_here = BTreeSet::new();
+        for (number, copy) in &copies {
+            for snapshot in copy.snapshots()?.snapshots {
+                let at = found.listing.unreadable.iter().position(|(damaged, _)| *damaged == snapshot.number);
+                let is_wanted = match at {
+                    Some(at) => found.listing.unreadable[at].1.is_unreadable(),
+                    None => all_lost && found.listing.snapshots.iter().all(|found| found.number != snapshot.number),
+                };
+                let is_known = known.snapshots.contains(&snapshot.number) || known.pruned.contains(&snapshot.number);
+                if is_wanted {
+                    let content = refs::read(copy.backend(), snapshot.number)?;
+                    if let Some(at) = at {
+                        found.listing.unreadable.remove(at);
+                    }
+                    found.refs.push((snapshot.number, *number, content));
+                    found.listing.snapshots.push(snapshot);
+                } else if !is_known {
+                    not_here.insert(snapshot.number);
+                }
+            }
+        }
+        found.listing.snapshots.sort_unstable_by_key(|snapshot| snapshot.number);
+        let brought: BTreeSet<u64> = found.refs.iter().map(|(number, ..)| *number).collect();
+        found.not_here = not_here.difference(&brought).copied().collect();
+        known.snapshots.extend(brought);
+        known.snapshots.sort_unstable();
+        known.snapshots.dedup();
+        found.damaged_labels = check::damaged_labels(repo, &known)?;
+        let may_be_lost = |number: u64| all_lost && !known.labels.contains(&number);
+        found.find_labels(&copies, may_be_lost);
+        Ok(found)
+    }
+
+    /// Finds labels for those that are damaged, or that may have been lost; else they were never given, or taken away.
+    /// Newer ones are not for this program to judge.
+    fn find_labels(&mut self, copies: &[(usize, &SharedRepository)], may_be_lost: impl Fn(u64) -> bool) {
+        for snapshot in &self.listing.snapshots {
+            let number = snapshot.number;
+            let damaged = self.damaged_labels.iter().position(|(damaged, _)| *damaged == number);
+            if !damaged.map_or_else(|| may_be_lost(number), |at| self.damaged_labels[at].1.is_unreadable()) {
+                continue;
+            }
+            let labels = |(at, copy): &(usize, &SharedRepository)| {
+                let is_same = copy.read_snapshot(number).is_ok_and(|other| other == *snapshot);
+                let labels = is_same.then(|| copy.labels(number).ok())??;
+                (!labels.is_empty()).then_some((number, *at, labels))
+            };
+            if let Some(labels) = copies.iter().find_map(labels) {
+                self.labels.push(labels);
+                damaged.map(|at| self.damaged_labels.remove(at));
+            }
+        }
+    }
+
+    /// Fails before anything is done if a snapshot that is to be removed is pinned, or will be by labels that are brought.
+    pub(super) fn refuse_pinned(&self, repo: &Repository, numbers: &[u64]) -> Result<()> {
+        for number in numbers {
+            let brought = self.labels.iter().find(|(brought, ..)| brought == number);
+            let is_pinned = match brought {
+                Some((.., labels)) => labels.pinned,
+                None => match repo.labels(*number) {
+                    Ok(labels) => labels.pinned,
+                    Err(error) if error.is_unreadable() => false,
+                    Err(error) => return Err(error),
+                },
+            };
+            if is_pinned {
+                return Err(Error::refused(
+                    format!("remove the damaged snapshot {number}"),
+                    "it is pinned",
+                    format!(
+                        "nothing was changed; if it is to go, repair without removing anything, which brings the pin back if \
+                         it comes from a copy, and then run `backuptool unpin {number}`"
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a copy has no other ref under a number that both have.
+fn agree(repo: &Repository, listing: &SnapshotListing, copy: &Repository) -> bool {
+    listing.snapshots.iter().all(|snapshot| {
+        match (refs::read(repo.backend(), snapshot.number), refs::read(copy.backend(), snapshot.number)) {
+            // What is damaged there says nothing.
+            (Ok(one), Ok(other)) => one == other || copy.snapshot(snapshot.number).is_err(),
+            _ => true,
+        }
+    })
+}
+
+/// Brings the labels that were found for snapshots whose labels are still damaged, or, where the refs had been lost and
+/// are there again, not there. What somebody else wrote since then stays.
+pub(super) fn bring_labels(
+    repo: &SharedRepository,
+    found: &[(u64, Labels)],
+    refs: &[(u64, Vec<u8>)],
+    session: &Session<'_>,
+) -> Result<()> {
+    if found.is_empty() {
+        return Ok(());
+    }
+    let writer = repo.labels_writer(session)?;
+    for (number, labels) in found {
+        let is_wanted = match repo.labels(*number) {
+            Ok(there) => there.is_empty() && refs.iter().any(|(brought, _)| brought == number),
+            Err(error) if error.is_interrupted() => return Err(error),
+            Err(error) => error.is_unreadable(),
+        };
+        if is_wanted {
+            writer.publish(&writer.stage(*number, labels)?)?;
+        }
+    }
+    Ok(())
+}
