@@ -125,22 +125,21 @@ impl<'s, 'scope> Helpers<'s, 'scope> {
             queue.helpers += 1;
             let queue = Arc::clone(&self.queue);
             self.scope.spawn(move |_| {
-                while next(&queue).is_some_and(|work| {
+                while let Some(work) = next(&queue) {
                     work();
-                    true
-                }) {}
+                }
             });
         }
     }
 
     /// Does what has been waiting longest, again and again, until no more is left than so much for each helper.
     pub(super) fn help(&self, left_for_each: usize) {
-        let next = || {
+        let first_of_too_many = || {
             let mut queue = self.queue();
             let is_too_much = queue.waiting.len() > left_for_each * self.most;
             is_too_much.then(|| queue.waiting.pop_front()).flatten()
         };
-        while let Some(work) = next() {
+        while let Some(work) = first_of_too_many() {
             work();
         }
     }

@@ -73,7 +73,7 @@ impl<'r> PastChunks<'r> {
 }
 
 /// A chunk that was stored, and its length in bytes.
-type Stored = (BlobId, usize);
+pub(super) type Stored = (BlobId, usize);
 
 /// The length in bytes of a chunk that is to be stored, and its name if that is known.
 type Chunk = (usize, Option<BlobId>);

@@ -7,13 +7,13 @@ use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::chunks::{Part, Past, PastChunks, RUN, Runs};
+use super::chunks::{Part, Past, PastChunks, RUN, Runs, Stored};
 use super::walk::FileToRead;
 use crate::error::{Error, Result};
 use crate::fs::{SourceFile, SourceKind, Stat};
 use crate::object::{BlobId, Chunker, Content, ListBuilder};
 use crate::ops::parallel::{Ahead, Helpers};
-use crate::repo::{Appender, FRAME_CONTENT, Repository};
+use crate::repo::{Appender, FRAME_CONTENT, ObjectWriter, Repository};
 
 /// So often a file that changes is read.
 const ATTEMPTS: u32 = 3;
@@ -153,47 +153,61 @@ fn read_content(
         }
     } else {
         blobs.release();
-        let mut past = PastChunks::of(repo, past);
-        let mut note = |stored: Result<Vec<(BlobId, usize)>>| {
+        store_parts(writer, reader, source, buffer, past, |stored| {
             let stored = stored.map_err(Failure::Repository)?;
             stored.into_iter().try_for_each(|(chunk, length)| list.push(chunk, length as u64, &mut store))
-        };
-        let source = &Mutex::new(source);
-        rayon::in_place_scope(|scope| {
-            let mut helpers = Helpers::new(scope);
-            let mut runs = Runs::new(writer);
-            let mut shared_out = None;
-            let read = loop {
-                if shared_out.is_none() {
-                    shared_out = reader.share_out();
-                    helpers.allow(shared_out.as_ref().map_or(0, |_| rayon::current_num_threads() - 1));
-                }
-                // What follows is read while this is cut. Not by `join`: who waits for the other thread there begins to store
-                // a run, and meanwhile nobody makes more of them.
-                let following = (!buffer.ended).then(|| buffer.following(sizes.maximum())).map(|mut following| {
-                    Ahead::offer_to(&helpers, move || {
-                        following.fill(&mut source.lock().unwrap_or_else(PoisonError::into_inner), repo)?;
-                        Ok(following)
-                    })
-                });
-                let length = buffer.part(reader.chunker).store(&mut runs, &helpers, &mut past);
-                while let Some(stored) = runs.first_stored() {
-                    note(stored)?;
-                }
-                match following.and_then(Ahead::finish) {
-                    Some(Ok(following)) => buffer.go_on(length, following),
-                    Some(Err(error)) => break Err(error),
-                    None => break Ok(()),
-                }
-            };
-            drop(shared_out);
-            // Also if the file could not be read on: an error of the repository is worse, and must not be passed over.
-            runs.rest().try_for_each(note)?;
-            read
         })?;
     }
     let (list, depth, size) = list.finish(&mut store)?;
     Ok((size, Content::Chunks { list, depth }))
+}
+
+/// Stores a large file part by part. While one is cut, the next one is read, and its runs are stored by other threads, if
+/// they may. `note` learns what each run has become, in order.
+fn store_parts(
+    writer: &ObjectWriter<'_>,
+    reader: &Reader,
+    source: &mut SourceFile,
+    mut buffer: Buffer,
+    past: Option<Past>,
+    mut note: impl FnMut(Result<Vec<Stored>>) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let repo = writer.repo();
+    let longest = reader.chunker.sizes().maximum();
+    let mut past = PastChunks::of(repo, past);
+    let source = &Mutex::new(source);
+    rayon::in_place_scope(|scope| {
+        let mut helpers = Helpers::new(scope);
+        let mut runs = Runs::new(writer);
+        let mut shared_out = None;
+        let read = loop {
+            if shared_out.is_none() {
+                shared_out = reader.share_out();
+                helpers.allow(shared_out.as_ref().map_or(0, |_| rayon::current_num_threads() - 1));
+            }
+            // Not by `join`: who waits for the other thread there begins to store a run, and meanwhile nobody makes more of
+            // them.
+            let following = (!buffer.ended).then(|| buffer.following(longest)).map(|mut following| {
+                Ahead::offer_to(&helpers, move || {
+                    following.fill(&mut source.lock().unwrap_or_else(PoisonError::into_inner), repo)?;
+                    Ok(following)
+                })
+            });
+            let length = buffer.part(reader.chunker).store(&mut runs, &helpers, &mut past);
+            while let Some(stored) = runs.first_stored() {
+                note(stored)?;
+            }
+            match following.and_then(Ahead::finish) {
+                Some(Ok(following)) => buffer.go_on(length, following),
+                Some(Err(error)) => break Err(error),
+                None => break Ok(()),
+            }
+        };
+        drop(shared_out);
+        // Also if the file could not be read on: an error of the repository is worse, and must not be passed over.
+        runs.rest().try_for_each(note)?;
+        read
+    })
 }
 
 /// The part of a file that is in memory.
