@@ -23,6 +23,7 @@ use rustix::fs::{CWD, FileType, Mode, mknodat};
 use crate::support::cli::{
     NASTY_NAMES, Node, Tree, World, have, name, nasty_tree, noise, overwrite, read_tree, run, skip, write, write_tree,
 };
+use crate::support::repos::{newer, sealed};
 
 fn chmod(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
@@ -1578,19 +1579,11 @@ fn after_a_kill_the_next_run_needs_no_manual_step() {
 #[test]
 fn a_repository_that_is_newer_is_refused() {
     let world = world_with(1);
-    let config = world.path("repo/config.json");
-    let text = fs::read_to_string(&config).unwrap();
-    let hash = |text: &str| blake3::hash(text.as_bytes()).to_hex().to_string();
-    let sealed = |text: &str| {
-        let covered: String = text.split_inclusive('\n').filter(|line| !line.contains("\"checksum\"")).collect();
-        let old: String = text.lines().filter(|line| line.contains("\"checksum\"")).collect();
-        text.replace(&old, &format!("  \"checksum\": \"{}\"", hash(&covered)))
-    };
-    assert_eq!(sealed(&text), text);
-    for (from, to) in
-        [("\"format\": 1", "\"format\": 2"), ("\"requires\": []", "\"requires\": [\n    \"holograms\"\n  ]")]
-    {
-        overwrite(&config, sealed(&text.replace(from, to)).as_bytes());
+    let config_path = world.path("repo/config.json");
+    let text = fs::read_to_string(&config_path).unwrap();
+    assert_eq!(sealed(&text), text.as_bytes());
+    for config in [sealed(&text.replace("\"format\": 1", "\"format\": 2")), newer(text.as_bytes())] {
+        overwrite(&config_path, &config);
         world.run(["list", "-r", "repo"]).exits(1).says(&["config.json", "newer version"]);
         world.run(["snapshot", "-r", "repo", "src"]).exits(1).says(&["newer version"]);
     }

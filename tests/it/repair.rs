@@ -18,8 +18,8 @@ use crate::support::cli;
 use crate::support::fault::{FaultBackend, Plan, full_from};
 use crate::support::model::{Model, Source, noise};
 use crate::support::repos::{
-    LOOSE, PACKED, Repairing, check, open, pack_with, prune_with, put_labels, read_back, repair_in, repair_plan,
-    repair_with, sealed, session, staging, take_with,
+    LOOSE, PACKED, Repairing, check, newer, open, pack_with, prune_with, put_labels, read_back, repair_in, repair_plan,
+    repair_with, session, staging, take_with,
 };
 use crate::support::sweep::{Sweep, World, fingerprint, slow};
 
@@ -433,8 +433,7 @@ fn labels_come_from_the_first_copy_that_has_those_of_the_same_snapshot() {
     }
     harm(&memory, "snapshots/4.labels.json", Harm::Halved);
     let whole = memory.contents("snapshots/4.json").unwrap();
-    let newer = String::from_utf8(whole).unwrap().replace("\"requires\": []", "\"requires\": [\n    \"votes\"\n  ]");
-    memory.set_contents("snapshots/4.json", sealed(&newer)).unwrap();
+    memory.set_contents("snapshots/4.json", newer(&whole)).unwrap();
     let plan = repair_plan(memory, Repairing { copies: &[copy], ..Repairing::default() }, USUAL).unwrap();
     assert!(plan.is_nothing(), "{plan:?}");
 }
@@ -444,8 +443,7 @@ fn whole_and_newer_labels_stay_though_all_refs_are_lost() {
     let bed = Bed::new();
     let memory = bed.copy();
     put_labels(&memory, 1, &labelled("of this one"));
-    let content = String::from_utf8(memory.contents("snapshots/2.labels.json").unwrap()).unwrap();
-    let newer = sealed(&content.replace("\"requires\": []", "\"requires\": [\n    \"votes\"\n  ]"));
+    let newer = newer(&memory.contents("snapshots/2.labels.json").unwrap());
     memory.set_contents("snapshots/2.labels.json", newer.clone()).unwrap();
     for number in 1..=3 {
         memory.remove(&format!("snapshots/{number}.json")).unwrap();

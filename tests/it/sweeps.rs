@@ -16,7 +16,7 @@ use backuptool::store::{Backend, Crash, LocalBackend, MemoryBackend, codec, layo
 
 use crate::support::fault::{FaultBackend, Plan};
 use crate::support::model::{Model, Source, noise};
-use crate::support::repos::{check, init, open, prune, restore, restored, sealed, session, take};
+use crate::support::repos::{check, init, newer, open, prune, restore, restored, sealed, session, take};
 use crate::support::sweep::{Cases, Expect, Sweep, World, fingerprint};
 
 /// A bit of everything: an empty file and directory, links, equal files, a file of several chunks.
@@ -622,13 +622,10 @@ fn a_newer_repository_is_refused() {
     let [first, ..] = versions();
     let world = World::new(MemoryBackend::new()).with(&[&first]);
     let text = String::from_utf8(world.memory.contents(layout::CONFIG).unwrap()).unwrap();
-    for (from, to, what) in [
-        ("\"format\": 1", "\"format\": 2", "format 2"),
-        ("\"requires\": []", "\"requires\": [\n    \"encryption\"\n  ]", "encryption"),
-    ] {
-        assert!(text.contains(from));
+    let format_2 = sealed(&text.replace("\"format\": 1", "\"format\": 2"));
+    for (config, what) in [(format_2, "format 2"), (newer(text.as_bytes()), "votes")] {
         let memory = world.copy();
-        memory.set_contents(layout::CONFIG, sealed(&text.replace(from, to))).unwrap();
+        memory.set_contents(layout::CONFIG, config).unwrap();
         let before = fingerprint(&memory);
         for error in refusals(&memory, &first) {
             assert!(matches!(&error, Error::TooNew { .. }), "{error:?}");
@@ -637,8 +634,7 @@ fn a_newer_repository_is_refused() {
         assert_eq!(fingerprint(&memory), before);
     }
     // A ref that requires more is refused by itself.
-    let text = String::from_utf8(world.memory.contents("snapshots/1.json").unwrap()).unwrap();
-    let newer = sealed(&text.replace("\"requires\": []", "\"requires\": [\n    \"x\"\n  ]"));
+    let newer = newer(&world.memory.contents("snapshots/1.json").unwrap());
     world.memory.set_contents("snapshots/1.json", newer).unwrap();
     assert!(matches!(restored(world.memory.clone(), 1), Err(Error::TooNew { .. })));
     let world = world.with(&[&first]);

@@ -318,6 +318,16 @@ pub(crate) fn put_snapshot(memory: &MemoryBackend, snapshot: &Snapshot) {
     memory.set_contents(&path, snapshot.encode(HashAlgorithm::Blake3)).unwrap();
 }
 
+/// A document of the repository that says it requires what nobody knows.
+pub(crate) fn newer(document: &[u8]) -> Vec<u8> {
+    let text = str::from_utf8(document).unwrap();
+    assert!(text.contains(NOTHING_REQUIRED));
+    sealed(&text.replace(NOTHING_REQUIRED, VOTES_REQUIRED))
+}
+
+const NOTHING_REQUIRED: &str = "\"requires\": []";
+const VOTES_REQUIRED: &str = "\"requires\": [\n    \"votes\"\n  ]";
+
 /// A document of the repository with the checksum that it should have. `text` may have another one, or none.
 pub(crate) fn sealed(text: &str) -> Vec<u8> {
     let covered: String = text.split_inclusive('\n').filter(|line| !line.contains("\"checksum\"")).collect();
