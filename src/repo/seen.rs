@@ -19,8 +19,9 @@
 //!   the times must have been *settled* then, that is older by [`UNSETTLED_SECONDS`] than the clock when that snapshot
 //!   began. A change after the file was read gives it a time that is not, as long as the clock that makes the times and
 //!   the one that was read agree that well. As a guard where they do not (a server's clock is behind), what has the very
-//!   newest time of all is not settled either. (That git's index is racy without such a rule is known: see
-//!   `racy-git` in its documentation.)
+//!   newest time of all is not settled either, unless a snapshot that had ended so long before met that time already: then
+//!   the clock that makes the times has gone on since, whatever it says. (That git's index is racy without such a rule is
+//!   known: see `racy-git` in its documentation.)
 //!
 //! Like everything in `cache` it can be deleted. It is not synced: a crash may leave it cut short.
 
@@ -107,15 +108,15 @@ impl Seen {
     }
 }
 
-const MAGIC: [u8; 8] = *b"BTseen\0\x02";
+const MAGIC: [u8; 8] = *b"BTseen\0\x03";
 /// A block ends when its records have so many bytes of hashes, or of the rest.
 const BLOCK: usize = 64 << 10;
 /// No block has more of either: a record is never as long as a block.
 const LONGEST_BLOCK: usize = 2 * BLOCK;
 /// The length of its hashes, the length of the frame that the rest is in, and the hash of both.
 const BLOCK_HEAD: usize = 4 + 4 + ID_LEN;
-/// The magic number, the root tree, the newest time, and the hash of that.
-const FOOTER: usize = 8 + ID_LEN + 8 + 8 + ID_LEN;
+/// The magic number, the root tree, two times, the second of the end, and the hash of that.
+const FOOTER: usize = 8 + ID_LEN + 2 * (8 + 8) + 8 + ID_LEN;
 
 /// The hash of a block, or of the footer, behind the hash of what it follows.
 fn chained(hash: HashAlgorithm, before: &ObjectId, parts: &[&[u8]]) -> ObjectId {
@@ -134,13 +135,19 @@ const NOTHING: ObjectId = ObjectId::from_bytes([0; ID_LEN]);
 struct Settled {
     /// In seconds: times before it are.
     before: i64,
-    /// The newest time at which a file changed is not, whatever it is.
+    /// The newest time at which a file changed is not, whatever it is,
     newest: Moment,
+    /// unless the clock that makes these times was further than this: it had come so far well before the snapshot began.
+    passed: Moment,
 }
+
+/// A time before all others.
+const LONG_AGO: Moment = (i64::MIN, 0);
 
 impl Settled {
     fn covers(self, mark: &FileMark, ignores_changed: bool) -> bool {
-        self.is_old(mark, ignores_changed) && (ignores_changed || mark.changed != self.newest)
+        let is_newest = mark.changed == self.newest && mark.changed > self.passed;
+        self.is_old(mark, ignores_changed) && (ignores_changed || !is_newest)
     }
 
     fn is_old(self, mark: &FileMark, ignores_changed: bool) -> bool {
@@ -156,6 +163,8 @@ pub struct SeenReader {
     file: Box<dyn StoredFile>,
     hash: HashAlgorithm,
     settled: Settled,
+    /// The second in which that snapshot had looked at everything.
+    end: i64,
     tree: TreeId,
     is_own: bool,
     block: Vec<u8>,
@@ -237,7 +246,8 @@ impl SeenReader {
         let mut reader = Self {
             file,
             hash,
-            settled: Settled { before: 0, newest: (0, 0) },
+            settled: Settled { before: 0, newest: LONG_AGO, passed: LONG_AGO },
+            end: 0,
             tree,
             is_own: false,
             block: Vec::new(),
@@ -259,6 +269,8 @@ impl SeenReader {
         }
         let mut facts = Record { bytes: facts, ids: &[] };
         reader.settled.newest = (facts.i64()?, facts.i64()?);
+        reader.settled.passed = (facts.i64()?, facts.i64()?);
+        reader.end = facts.i64()?;
         let mut head = Record { bytes: &reader.block, ids: &[] };
         reader.settled.before = head.i64()?;
         let top = (head.u64()?, head.u64()?);
@@ -272,6 +284,13 @@ impl SeenReader {
     /// Whether a file that looks as it looked then is the same file.
     pub fn is_settled(&self, mark: &FileMark, ignores_changed: bool) -> bool {
         self.settled.covers(mark, ignores_changed)
+    }
+
+    /// What the clock that makes the times had passed for certain when a snapshot began before whose `start` (less
+    /// [`UNSETTLED_SECONDS`]) times are settled.
+    fn passed(&self, before: i64) -> Moment {
+        let met = if self.end < before { self.settled.newest } else { LONG_AGO };
+        met.max(self.settled.passed)
     }
 
     fn next_block(&mut self) -> Option<()> {
@@ -449,7 +468,7 @@ impl<'s> SeenWriter<'s> {
             staging,
             hash,
             key: layout::source_key(hash, &source.host, &source.path),
-            settled: Settled { before, newest: (i64::MIN, 0) },
+            settled: Settled { before, newest: LONG_AGO, passed: last.map_or(LONG_AGO, |last| last.passed(before)) },
             last_tree: last.filter(|last| last.is_own).map(|last| last.tree),
             ignores_changed,
             read: 0,
@@ -551,15 +570,16 @@ impl<'s> SeenWriter<'s> {
     }
 
     /// Replaces what the last snapshot of the source saw by this, unless that says as much: the tree is the same, and what
-    /// was read will be read again, since it is not settled. To be called when a ref with the tree is visible.
-    pub(super) fn publish(mut self, backend: &dyn Backend, tree: TreeId) -> Result<()> {
+    /// was read will be read again, since it is not settled. To be called when a ref with the tree is visible; the snapshot had
+    /// looked at everything at `end`.
+    pub(super) fn publish(mut self, backend: &dyn Backend, tree: TreeId, end: Timestamp) -> Result<()> {
         let unsettled = self.too_new + self.newest;
         if self.read <= unsettled && self.last_tree == Some(tree) {
             return Ok(());
         }
         self.end_block();
-        let Settled { newest, .. } = self.settled;
-        let numbers = [newest.0.to_le_bytes(), newest.1.to_le_bytes()];
+        let Settled { newest, passed, .. } = self.settled;
+        let numbers = [newest.0, newest.1, passed.0, passed.1, end.as_second()].map(i64::to_le_bytes);
         let facts = [&MAGIC[..], tree.object().as_bytes(), numbers.as_flattened()].concat();
         let check = chained(self.hash, self.first.as_ref().unwrap_or(&NOTHING), &[&facts]);
         append(&mut self.file, &facts);

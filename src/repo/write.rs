@@ -474,7 +474,7 @@ impl<'r> ObjectWriter<'r> {
         if self.heal().is_err() {
             // What is named as damaged and is not any more costs time, until the next check.
         }
-        if seen.is_some_and(|seen| seen.publish(self.repo.backend(), snapshot.tree).is_err()) {
+        if seen.is_some_and(|seen| seen.publish(self.repo.backend(), snapshot.tree, snapshot.end).is_err()) {
             // The next snapshot reads every file.
         }
         if self.packs.has_unsaved(UNSAVED) && self.packs.save(&self.staging).is_err() {

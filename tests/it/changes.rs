@@ -4,7 +4,7 @@
 use std::fs::{self, File, FileTimes, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
@@ -21,9 +21,10 @@ use tempfile::TempDir;
 use crate::support::cli::{self, Node, Tree, noise, overwrite, read_tree, scratch};
 use crate::support::repos::{ONE, restore, session};
 
-/// A clock for which every file of a test is old.
+/// A clock for which every file of a test is old. It stands, so that no test depends on how long it takes.
 fn later() -> Timestamp {
-    Timestamp::now() + SignedDuration::from_secs(60)
+    static LATER: LazyLock<Timestamp> = LazyLock::new(|| Timestamp::now() + SignedDuration::from_hours(24));
+    *LATER
 }
 
 const READS_ALL: ChangeDetection = ChangeDetection { rescan: true, ignore_ctime: false, ignore_inode: false };
@@ -351,8 +352,8 @@ fn what_is_not_settled_is_read_again() {
     // By a clock that is wrong it was written in the future.
     let long_ago = || "1999-01-01T00:00:00Z".parse().unwrap();
     assert_eq!((take(long_ago), take(long_ago)), (0, 0));
-    // Once it is settled that is remembered, although the tree is the same.
-    assert_eq!((take(later), take(later)), (0, 11));
+    // Once it is settled that is remembered, although the tree is the same. The newest one was met before.
+    assert_eq!((take(later), take(later)), (0, 12));
     // A time that has not come yet never is.
     set_modified(&bench.source("a/1"), SystemTime::now() + Duration::from_secs(1_000_000));
     bench.settle();
@@ -360,6 +361,27 @@ fn what_is_not_settled_is_read_again() {
     // The very newest time is not either, however old it is: there a server's clock may be behind.
     edit_secretly(&bench.source("newest"));
     assert_eq!(bench.read(), 2);
+}
+
+#[test]
+fn the_newest_time_is_settled_when_it_is_met_again_long_enough_after() {
+    let bench = Bench::with_files();
+    let take = |clock| bench.take_of("repo", &bench.source(""), clock, ChangeDetection::default()).unchanged;
+    take(later);
+    // As much later as is not enough: the server's clock may count in steps of two seconds, and be at the same one still.
+    assert_eq!(take(|| later() + SignedDuration::from_secs(2)), 11);
+    // It is read once more, since the first snapshot may have met it too early; that it was as it had been is remembered.
+    assert_eq!(take(|| later() + SignedDuration::from_secs(5)), 11);
+    assert_eq!(take(|| later() + SignedDuration::from_secs(5)), 12);
+    // Also when other things are written down.
+    fs::remove_file(bench.source("a/1")).unwrap();
+    assert_eq!(take(|| later() + SignedDuration::from_secs(5)), 11);
+    assert_eq!(take(|| later() + SignedDuration::from_secs(5)), 11);
+    // A change is seen, and is the newest then.
+    edit_secretly(&bench.source("newest"));
+    assert_eq!([0; 2].map(|_| take(|| later() + SignedDuration::from_secs(10))), [10, 10]);
+    let last = bench.take_of("repo", &bench.source(""), later, READS_ALL);
+    assert!(bench.restored(last.snapshot.number) == read_tree(&bench.source("")));
 }
 
 #[test]
