@@ -18,7 +18,7 @@ use crate::repo::{Appender, FRAME_CONTENT, ObjectWriter, Repository};
 /// So often a file that changes is read.
 const ATTEMPTS: u32 = 3;
 /// A large file is read in parts of so many bytes, besides one of the longest chunks.
-const PART: usize = 2 * RUN;
+const PART: usize = 4 * RUN;
 /// To copy from the page cache to an address that is a little behind a multiple of this takes three times as long.
 const PAGE: usize = 4096;
 
