@@ -174,18 +174,21 @@ impl<'a> Part<'a> {
     }
 }
 
-/// So many runs wait for each thread that helps.
-const WAITING: usize = 4;
+/// About so many bytes of runs wait for each thread that helps.
+const WAITING: usize = 4 * RUN;
 
 /// The runs of one file, in order: some are being stored, while more of it is read and cut.
 pub(super) struct Runs<'scope, 'w> {
     writer: &'scope ObjectWriter<'w>,
+    /// So many runs may wait for each thread that helps.
+    waiting: usize,
     stored: VecDeque<Ahead<'scope, Result<Vec<Stored>>>>,
 }
 
 impl<'scope, 'w> Runs<'scope, 'w> {
     pub(super) fn new(writer: &'scope ObjectWriter<'w>) -> Self {
-        Self { writer, stored: VecDeque::new() }
+        let longest = RUN.max(writer.repo().config().chunks.maximum());
+        Self { writer, waiting: (WAITING / longest).max(1), stored: VecDeque::new() }
     }
 
     /// Has the chunks from `start` on stored. If enough is waiting for the helpers, this thread does what has been waiting
@@ -194,7 +197,7 @@ impl<'scope, 'w> Runs<'scope, 'w> {
         let (writer, memory) = (self.writer, Arc::clone(memory));
         let store = move || store_run(writer, &memory[start..], &chunks);
         self.stored.push_back(Ahead::offer_to(helpers, store));
-        helpers.help(WAITING);
+        helpers.help(self.waiting);
     }
 
     /// What the first run has become, if it is stored.
