@@ -41,6 +41,7 @@ pub(super) struct Cli {
 
 /// Options of every command.
 #[derive(Args)]
+#[command(next_help_heading = "Options of every command")]
 pub(super) struct Global {
     /// The repository [default: ./backup-repo]
     #[arg(short, long, global = true, value_name = "DIR", env = "BACKUPTOOL_REPO", hide_env_values = true, value_parser = path())]
@@ -184,7 +185,7 @@ pub(super) struct Restore {
 pub(super) struct ChangeTags {
     #[command(flatten)]
     pub(super) snapshots: Pin,
-    /// A tag to add; may be given several times, like the next two
+    /// A tag to add; may be given several times, like --remove and --set
     #[arg(long, value_name = "TAG", value_parser = Tag::new)]
     pub(super) add: Vec<Tag>,
     /// A tag to remove

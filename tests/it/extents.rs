@@ -209,3 +209,27 @@ fn what_excludes_each_other_is_wrong_usage() {
     }
     world.run(["check", "-r", "repo", "--subset=4/3"]).exits(2).says(&["a part is a number"]);
 }
+
+#[test]
+fn what_an_earlier_check_found_is_not_passed_over_in_silence_and_then_cleared_away() {
+    let world = world();
+    let pack = packs(&world, "blobs").remove(0);
+    let middle = fs::metadata(&pack).unwrap().len() / 3;
+    damage_byte(&pack, usize::try_from(middle).unwrap());
+    let said = world.run(["check", "-r", "repo"]).exits(4).stdout;
+    assert!(said.contains("next: `backuptool repair --from COPY`") && said.contains("without either"), "{said}");
+    let lost = names(&check(&world, &[], 4)).len();
+
+    let quick = check(&world, &["--quick"], 0);
+    assert_eq!(quick["unread_damaged_objects"], lost, "{quick}");
+    let said = world.run(["check", "-r", "repo", "--quick"]).exits(0).stdout;
+    assert!(said.contains(&format!("an earlier check found {lost} objects damaged or missing")), "{said}");
+
+    let said = world.ok(["snapshot", "-r", "repo", "src"]).stdout;
+    assert!(said.contains(&format!("{lost} damaged objects: stored again; `backuptool repair` clears")), "{said}");
+    let said = world.run(["check", "-r", "repo"]).exits(4).stdout;
+    assert!(said.contains("next: `backuptool repair`, which clears the damaged packs away"), "{said}");
+    world.ok(["repair", "-r", "repo"]);
+    let report = check(&world, &[], 0);
+    assert_eq!((&report["unread_damaged_objects"], &report["whole"]), (&0.into(), &vec![1, 2, 3].into()), "{report}");
+}

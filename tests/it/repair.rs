@@ -980,6 +980,9 @@ fn the_command_line_says_what_it_does_and_what_is_left() {
     let ran = world.run(["check", "-r", "repo"]).exits(4);
     assert!(ran.stdout.contains("next: `backuptool repair --from COPY`"), "{ran:?}");
 
+    let ran = run(&["--from", "nothing"]).exits(10);
+    assert!(ran.stderr.contains("name a copy with --from") && !ran.stderr.contains("init"), "{ran:?}");
+
     let ran = run(&["--from", "copy", "-n"]).exits(0);
     let expected = format!("would store object {b} again, from the repository {}\n", world.path("copy").display());
     assert!(

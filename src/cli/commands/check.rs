@@ -94,6 +94,10 @@ fn notes(report: &CheckReport, lines: &mut Vec<String>) {
     if leftovers.lost_snapshots {
         note("there are objects and no trace of any snapshot; was the directory `snapshots` lost?".into());
     }
+    if report.unread_damaged > 0 {
+        let objects = count(report.unread_damaged, "object");
+        note(format!("an earlier check found {objects} damaged or missing that this one did not read"));
+    }
     if leftovers.unneeded > 0 {
         let objects = count(leftovers.unneeded, "object");
         note(format!("no snapshot needs {objects}; the next prune removes what is unneeded"));
@@ -132,14 +136,24 @@ fn remedies(report: &CheckReport, lines: &mut Vec<String>) {
     if let Some(error) = &report.not_recorded {
         line(&format!("what is damaged could not be recorded, so snapshots will not store it again: {error}"));
     }
-    line(
+    line(if lacks_nothing(report) {
+        "next: `backuptool repair`, which clears the damaged packs away: what is needed of them is whole elsewhere"
+    } else {
         "next: `backuptool repair --from COPY`, with another copy of this repository or any that holds the same files, or \
-         `backuptool repair --from-directory DIR`, with the files as they still are; with --dry-run it shows what it would \
-         do",
-    );
+         `backuptool repair --from-directory DIR`, with the files as they still are; without either it saves what is whole \
+         in damaged packs; with --dry-run it shows what it would do"
+    });
     if !report.damaged.is_empty() {
         line("a new snapshot, too, stores again what the source still has");
     }
+}
+
+/// Whether nothing is damaged but packs, of which nothing is needed that is not whole elsewhere.
+fn lacks_nothing(report: &CheckReport) -> bool {
+    report.damaged.is_empty()
+        && report.unreadable.is_empty()
+        && report.unlistable.is_empty()
+        && report.damaged_labels.is_empty()
 }
 
 /// Nothing can be recorded on read-only media, and everybody knows.
@@ -199,6 +213,7 @@ fn check_json(report: &CheckReport) -> Value {
         "objects": report.objects,
         "bytes": report.bytes,
         "unread_objects": report.unread,
+        "unread_damaged_objects": report.unread_damaged,
         "packs": report.packs,
         "damaged": damaged,
         "damaged_packs": damaged_packs,

@@ -1,6 +1,7 @@
 //! `repair`: brings back what is damaged or missing.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use backuptool::error::number_ranges;
@@ -57,7 +58,16 @@ pub(super) fn repair(global: &Global, args: &Repair) -> Result<ExitCode> {
 }
 
 fn plan(global: &Global, args: &Repair, session: &Session<'_>) -> Result<RepairPlan> {
-    let copies = args.from.iter().map(|path| ops::open(path, session)).collect::<Result<Vec<_>>>()?;
+    let open = |path: &PathBuf| {
+        ops::open(path, session).map_err(|error| match error {
+            Error::NoRepository { path, reason, .. } => {
+                let next = "name a copy with --from, or see that its disk is mounted; nothing was changed".into();
+                Error::NoRepository { path, reason, next }
+            }
+            other => other,
+        })
+    };
+    let copies = args.from.iter().map(open).collect::<Result<Vec<_>>>()?;
     let options = RepairOptions {
         copies,
         directory: args.from_directory.as_deref(),

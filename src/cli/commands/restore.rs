@@ -38,6 +38,9 @@ pub(super) fn restore(global: &Global, args: &Restore) -> Result<ExitCode> {
         if !report.failures.is_empty() {
             let failures = count(report.failures.len() as u64, "path");
             text.push_str(&format!("{failures} could not be restored (named above)\n"));
+            if report.failures.iter().any(|(_, error)| error.is_unreadable()) {
+                text.push_str("next: `backuptool check` says what else is damaged, and what to do\n");
+            }
         }
         text
     };

@@ -85,7 +85,7 @@ fn snapshot_text(report: &SnapshotReport) -> String {
     remark(report.unchanged, "file", "unchanged, not read");
     remark(report.special, "socket, FIFO or device file", "not stored");
     remark(changed.count, "file", "changed each time it was read; the last reading is stored");
-    remark(report.replaced, "damaged object", "stored again");
+    remark(report.replaced, "damaged object", "stored again; `backuptool repair` clears away what is damaged");
     remark(incomplete.count, "path", "could not be read and is not in the snapshot");
     text
 }

@@ -61,6 +61,8 @@ pub struct CheckReport {
     /// The objects that are stored and were not read, since they were not asked for: they are there, and that is all that
     /// is known of them, unless they are trees or lists.
     pub unread: u64,
+    /// Those of them that an earlier check found damaged.
+    pub unread_damaged: u64,
     /// Objects that are damaged or missing, and what that concerns.
     pub damaged: BTreeMap<ObjectId, Damage>,
     /// Whether more paths are concerned than are named.
@@ -162,7 +164,9 @@ pub fn check(repo: &SharedRepository, options: &CheckOptions, session: &Session<
         ..report.leftovers
     };
     let forgotten = if contents.index_misleads { repo.forget_index() } else { Ok(()) };
-    let to_record = to_store_again(repo, &contents, &report.damaged, &damaged::read(repo.backend())?)?;
+    let still_damaged = unread(repo, &contents, &damaged::read(repo.backend())?)?;
+    report.unread_damaged = still_damaged.len() as u64;
+    let to_record = to_store_again(&contents, &report.damaged, still_damaged);
     report.not_recorded = repo.record_damaged(session, &to_record).and(forgotten).err();
     report.damaged_packs = contents.damaged_packs;
     let mut verified = verified_before.clone();
@@ -235,23 +239,29 @@ pub(super) fn judge(
     Ok(report)
 }
 
-/// The objects that a snapshot must not rely on: what is damaged or missing now, and what was found so before and was not
-/// read again.
-pub(super) fn to_store_again(
-    repo: &Repository,
-    contents: &Contents,
-    damaged: &BTreeMap<ObjectId, Damage>,
-    before: &HashSet<ObjectId>,
-) -> Result<Vec<ObjectId>> {
-    let mut all: Vec<ObjectId> = contents.damaged_in_packs.iter().chain(damaged.keys()).copied().collect();
-    for id in before {
+/// Those of these objects that are there and were not read.
+fn unread(repo: &Repository, contents: &Contents, objects: &HashSet<ObjectId>) -> Result<Vec<ObjectId>> {
+    let mut unread = Vec::new();
+    for id in objects {
         if contents.is_unread(repo, *id)? {
-            all.push(*id);
+            unread.push(*id);
         }
     }
+    Ok(unread)
+}
+
+/// The objects that a snapshot must not rely on: what is damaged or missing now, and what was found so before and was not
+/// read again.
+fn to_store_again(
+    contents: &Contents,
+    damaged: &BTreeMap<ObjectId, Damage>,
+    still_damaged: Vec<ObjectId>,
+) -> Vec<ObjectId> {
+    let mut all = still_damaged;
+    all.extend(contents.damaged_in_packs.iter().chain(damaged.keys()));
     all.sort_unstable();
     all.dedup();
-    Ok(all)
+    all
 }
 
 /// The packs that are damaged, or hold something that is.
