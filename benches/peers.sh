@@ -267,8 +267,6 @@ series() { # TOOL
 
 run() { # STEP WHAT
     step=$1
-    # So that none pays for what the one before it has left to be written.
-    sync
     "with_$tool" "$2"
 }
 

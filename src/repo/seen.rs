@@ -286,8 +286,8 @@ impl SeenReader {
         self.settled.covers(mark, ignores_changed)
     }
 
-    /// What the clock that makes the times had passed for certain when a snapshot began before whose `start` (less
-    /// [`UNSETTLED_SECONDS`]) times are settled.
+    /// What the clock that makes the times had passed for certain when the next snapshot began: that one takes times before
+    /// the second `before` for settled, which is its start less [`UNSETTLED_SECONDS`].
     fn passed(&self, before: i64) -> Moment {
         let met = if self.end < before { self.settled.newest } else { LONG_AGO };
         met.max(self.settled.passed)

@@ -12,8 +12,8 @@
 //! [`execute`] keeps to what durability asks for, everywhere: first what comes, then what goes.
 //!
 //! 1. **Bring**, under the shared lock, beside others: the configuration, whole packs, objects, then refs, and at last
-//!    labels, each verified and durable before it is visible ([`Mender`](crate::repo::Mender)). A crash leaves what was
-//!    there, and some of what was brought.
+//!    labels, each verified and durable before it is visible ([`Mender`](crate::repo::Mender), and for labels
+//!    [`LabelsWriter`](crate::repo::LabelsWriter)). A crash leaves what was there, and some of what was brought.
 //! 2. **Remove snapshots**, if that was asked for: those that are not whole even now, by a prune
 //!    ([`prune`]): refs, sync, objects.
 //! 3. **Clear away**, under the exclusive lock. The marks of all refs that there are then decide what is needed; if any of

@@ -26,7 +26,8 @@ use crate::repo::{ChunkAt, Chunks, ObjectWriter, Repository};
 /// One thread stores about so many bytes of neighbouring chunks at a time: half a frame.
 pub(super) const RUN: usize = 2 << 20;
 
-/// So many neighbouring chunks are hashed by one thread, or more.
+/// So many neighbouring chunks that a file had are hashed by one thread, or more; and so many are tried at all where those
+/// before were tried in vain.
 const TRIED_AT_ONCE: usize = 8;
 
 /// What a file held when it was stored last: its length in bytes, and where it is.

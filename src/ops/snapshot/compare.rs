@@ -112,7 +112,7 @@ impl Compare {
             return Event::File(FileToRead { past: past.map(|(mark, content)| (mark.size, content)), ..file });
         };
         self.advance();
-        // As it looks now: with --ignore-inode it may look different than it did.
+        // As it looks now: with --ignore-inode or --ignore-ctime it may look different than it did.
         Event::Known(KnownFile { name: file.name, mark: mark_of(&file.stat), content })
     }
 
