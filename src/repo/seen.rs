@@ -19,9 +19,10 @@
 //!   the times must have been *settled* then, that is older by [`UNSETTLED_SECONDS`] than the clock when that snapshot
 //!   began. A change after the file was read gives it a time that is not, as long as the clock that makes the times and
 //!   the one that was read agree that well. As a guard where they do not (a server's clock is behind), what has the very
-//!   newest time of all is not settled either, unless a snapshot that had ended so long before met that time already: then
-//!   the clock that makes the times has gone on since, whatever it says. (That git's index is racy without such a rule is
-//!   known: see `racy-git` in its documentation.)
+//!   newest time of all is not settled either, unless it was the newest one for the snapshot before too, and that had ended
+//!   so long before: then the clock that makes the times has gone on since, wherever it stands. (It takes two faults to
+//!   make that wrong: a clock that is behind, and the other one set forward, or that one back, between the two snapshots.
+//!   That git's index is racy without such a rule is known: see `racy-git` in its documentation.)
 //!
 //! Like everything in `cache` it can be deleted. It is not synced: a crash may leave it cut short.
 
@@ -115,8 +116,9 @@ const BLOCK: usize = 64 << 10;
 const LONGEST_BLOCK: usize = 2 * BLOCK;
 /// The length of its hashes, the length of the frame that the rest is in, and the hash of both.
 const BLOCK_HEAD: usize = 4 + 4 + ID_LEN;
-/// The magic number, the root tree, two times, the second of the end, and the hash of that.
-const FOOTER: usize = 8 + ID_LEN + 2 * (8 + 8) + 8 + ID_LEN;
+/// The magic number, the root tree, the newest time and whether it was met before, the second of the end, and the hash of
+/// that.
+const FOOTER: usize = 8 + ID_LEN + 8 + 8 + 1 + 8 + ID_LEN;
 
 /// The hash of a block, or of the footer, behind the hash of what it follows.
 fn chained(hash: HashAlgorithm, before: &ObjectId, parts: &[&[u8]]) -> ObjectId {
@@ -135,10 +137,10 @@ const NOTHING: ObjectId = ObjectId::from_bytes([0; ID_LEN]);
 struct Settled {
     /// In seconds: times before it are.
     before: i64,
-    /// The newest time at which a file changed is not, whatever it is,
+    /// The newest time at which a file changed is not, whatever it is, but for the next case.
     newest: Moment,
-    /// unless the clock that makes these times was further than this: it had come so far well before the snapshot began.
-    passed: Moment,
+    /// The time that was the newest one for the snapshot before, if that had ended long enough before this one began.
+    met_before: Moment,
 }
 
 /// A time before all others.
@@ -146,7 +148,7 @@ const LONG_AGO: Moment = (i64::MIN, 0);
 
 impl Settled {
     fn covers(self, mark: &FileMark, ignores_changed: bool) -> bool {
-        let is_newest = mark.changed == self.newest && mark.changed > self.passed;
+        let is_newest = mark.changed == self.newest && mark.changed != self.met_before;
         self.is_old(mark, ignores_changed) && (ignores_changed || !is_newest)
     }
 
@@ -167,6 +169,8 @@ pub struct SeenReader {
     end: i64,
     tree: TreeId,
     is_own: bool,
+    /// Whether it is of the same directory, not of another one at its path.
+    is_same_top: bool,
     block: Vec<u8>,
     /// The next record in the block.
     at: usize,
@@ -246,10 +250,11 @@ impl SeenReader {
         let mut reader = Self {
             file,
             hash,
-            settled: Settled { before: 0, newest: LONG_AGO, passed: LONG_AGO },
+            settled: Settled { before: 0, newest: LONG_AGO, met_before: LONG_AGO },
             end: 0,
             tree,
             is_own: false,
+            is_same_top: false,
             block: Vec::new(),
             at: 0,
             ids: Vec::new(),
@@ -269,14 +274,17 @@ impl SeenReader {
         }
         let mut facts = Record { bytes: facts, ids: &[] };
         reader.settled.newest = (facts.i64()?, facts.i64()?);
-        reader.settled.passed = (facts.i64()?, facts.i64()?);
+        if facts.array()? == [1] {
+            reader.settled.met_before = reader.settled.newest;
+        }
         reader.end = facts.i64()?;
         let mut head = Record { bytes: &reader.block, ids: &[] };
         reader.settled.before = head.i64()?;
         let top = (head.u64()?, head.u64()?);
         let (host, path) = (head.bytes()?, head.bytes()?);
         reader.is_own = (host, path) == (&source.host, &source.path);
-        let is_same = host == source.host && (reader.is_own || top == source.top);
+        reader.is_same_top = top == source.top;
+        let is_same = host == source.host && (reader.is_own || reader.is_same_top);
         reader.at = reader.block.len();
         is_same.then_some(reader)
     }
@@ -286,11 +294,12 @@ impl SeenReader {
         self.settled.covers(mark, ignores_changed)
     }
 
-    /// What the clock that makes the times had passed for certain when the next snapshot began: that one takes times before
-    /// the second `before` for settled, which is its start less [`UNSETTLED_SECONDS`].
-    fn passed(&self, before: i64) -> Moment {
-        let met = if self.end < before { self.settled.newest } else { LONG_AGO };
-        met.max(self.settled.passed)
+    /// The time that the next snapshot need not fear to meet as the newest one. That snapshot takes times before the second
+    /// `before` for settled, which is its start less [`UNSETTLED_SECONDS`].
+    fn met_before(&self, before: i64) -> Moment {
+        let Settled { newest, met_before, .. } = self.settled;
+        let is_long_ago = self.end < before || met_before == newest;
+        if self.is_same_top && is_long_ago { newest } else { LONG_AGO }
     }
 
     fn next_block(&mut self) -> Option<()> {
@@ -463,12 +472,14 @@ impl<'s> SeenWriter<'s> {
         last: Option<&SeenReader>,
     ) -> Self {
         let before = start.as_second().saturating_sub(UNSETTLED_SECONDS);
+        // Who ignores these times does not read what has the newest.
+        let met_before = last.filter(|_| !ignores_changed).map_or(LONG_AGO, |last| last.met_before(before));
         let mut writer = Self {
             file: staging.create(STAGED).ok(),
             staging,
             hash,
             key: layout::source_key(hash, &source.host, &source.path),
-            settled: Settled { before, newest: LONG_AGO, passed: last.map_or(LONG_AGO, |last| last.passed(before)) },
+            settled: Settled { before, newest: LONG_AGO, met_before },
             last_tree: last.filter(|last| last.is_own).map(|last| last.tree),
             ignores_changed,
             read: 0,
@@ -578,9 +589,10 @@ impl<'s> SeenWriter<'s> {
             return Ok(());
         }
         self.end_block();
-        let Settled { newest, passed, .. } = self.settled;
-        let numbers = [newest.0, newest.1, passed.0, passed.1, end.as_second()].map(i64::to_le_bytes);
-        let facts = [&MAGIC[..], tree.object().as_bytes(), numbers.as_flattened()].concat();
+        let Settled { newest, met_before, .. } = self.settled;
+        let times = [newest.0, newest.1].map(i64::to_le_bytes);
+        let (was_met, end) = ([u8::from(newest == met_before)], end.as_second().to_le_bytes());
+        let facts = [&MAGIC[..], tree.object().as_bytes(), times.as_flattened(), &was_met, &end].concat();
         let check = chained(self.hash, self.first.as_ref().unwrap_or(&NOTHING), &[&facts]);
         append(&mut self.file, &facts);
         append(&mut self.file, check.as_bytes());

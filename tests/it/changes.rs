@@ -61,7 +61,7 @@ impl Bench {
         fs::write(self.source(name), content).unwrap();
     }
 
-    /// Files in two directories, and one that is newer than all others: that one is always read.
+    /// Files in two directories, and one that is newer than all others: that one is read again.
     fn with_files() -> Self {
         let bench = Self::new();
         for number in 0..5_u64 {
@@ -382,6 +382,32 @@ fn the_newest_time_is_settled_when_it_is_met_again_long_enough_after() {
     assert_eq!([0; 2].map(|_| take(|| later() + SignedDuration::from_secs(10))), [10, 10]);
     let last = bench.take_of("repo", &bench.source(""), later, READS_ALL);
     assert!(bench.restored(last.snapshot.number) == read_tree(&bench.source("")));
+}
+
+#[test]
+fn an_older_time_that_becomes_the_newest_is_not_settled_because_a_newer_one_was() {
+    let bench = Bench::with_files();
+    thread::sleep(Duration::from_millis(30));
+    bench.write("newer", b"newer");
+    let take = |clock| bench.take_of("repo", &bench.source(""), clock, ChangeDetection::default()).unchanged;
+    take(later);
+    assert_eq!([0; 2].map(|_| take(|| later() + SignedDuration::from_secs(5))), [12, 13]);
+    // The clock that made the newest one may have been set back since, or be that of another disk.
+    fs::remove_file(bench.source("newer")).unwrap();
+    assert_eq!([0; 2].map(|_| take(|| later() + SignedDuration::from_secs(10))), [12, 11]);
+    assert_eq!([0; 2].map(|_| take(|| later() + SignedDuration::from_secs(15))), [11, 12]);
+}
+
+#[test]
+fn who_ignores_ctime_settles_no_newest_time_for_others() {
+    let bench = Bench::with_files();
+    let take = |clock, detection| bench.take_of("repo", &bench.source(""), clock, detection).unchanged;
+    take(later, ChangeDetection::default());
+    fs::remove_file(bench.source("a/1")).unwrap();
+    let ignoring = ChangeDetection { ignore_ctime: true, ..ChangeDetection::default() };
+    assert_eq!(take(|| later() + SignedDuration::from_secs(5), ignoring), 11);
+    assert_eq!(take(|| later() + SignedDuration::from_secs(10), ChangeDetection::default()), 10);
+    assert_eq!(take(|| later() + SignedDuration::from_secs(10), ChangeDetection::default()), 11);
 }
 
 #[test]

@@ -184,7 +184,7 @@ impl Bench {
     fn settle(&self) {
         let begun = Instant::now();
         loop {
-            // What is the newest of all is always read.
+            // What is the newest of all is read, since it is another one each time.
             fs::write(self.top.join("newest"), "newest").unwrap();
             let report = self.take(|| {});
             if report.unchanged == FILES as u64 {
