@@ -193,3 +193,65 @@ pub(super) fn too_deep(action: &'static str, path: &Path) -> Error {
 pub(super) fn lost_worker() -> Error {
     Error::io("read", "a file of the source", std::io::Error::other("a worker thread was lost"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    fn two_threads() -> ThreadPool {
+        pool(NonZero::new(2).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn who_may_have_no_helpers_does_everything_at_once_and_in_order() {
+        let done = Mutex::new(Vec::new());
+        two_threads().in_place_scope(|scope| {
+            let helpers = Helpers::new(scope);
+            let mut offered = Vec::new();
+            for number in 0..5 {
+                let done = &done;
+                offered.push(Ahead::offer_to(&helpers, move || done.lock().unwrap().push(number)));
+                helpers.help(3);
+                assert_eq!(done.lock().unwrap().len(), number + 1);
+            }
+        });
+        assert_eq!(done.into_inner().unwrap(), [0, 1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn no_more_waits_than_may_and_nothing_is_lost() {
+        let (begun, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let results: Vec<_> = two_threads().in_place_scope(|scope| {
+            let mut helpers = Helpers::new(scope);
+            helpers.allow(1);
+            let mut offered = Vec::new();
+            for number in 0..1000 {
+                let (begun, most) = (&begun, &most);
+                offered.push(Ahead::offer_to(&helpers, move || {
+                    begun.fetch_add(1, Ordering::SeqCst);
+                    number
+                }));
+                helpers.help(4);
+                most.fetch_max(number + 1 - begun.load(Ordering::SeqCst), Ordering::SeqCst);
+            }
+            offered.into_iter().map(Ahead::finish).collect()
+        });
+        assert_eq!(results, (0..1000).map(Some).collect::<Vec<_>>());
+        // And one that a helper has taken from the queue and not begun yet.
+        assert!(most.into_inner() <= 5);
+    }
+
+    #[test]
+    fn what_is_dropped_before_anybody_began_is_not_done() {
+        let done = AtomicUsize::new(0);
+        two_threads().in_place_scope(|scope| {
+            let mut helpers = Helpers::new(scope);
+            drop(Ahead::offer_to(&helpers, || done.fetch_add(1, Ordering::SeqCst)));
+            helpers.allow(1);
+            assert_eq!(Ahead::offer_to(&helpers, || done.fetch_add(10, Ordering::SeqCst)).finish(), Some(0));
+        });
+        assert_eq!(done.into_inner(), 10);
+    }
+}

@@ -536,6 +536,58 @@ fn a_copy_that_went_its_own_way_gives_objects_and_no_refs() {
 }
 
 #[test]
+fn copies_that_disagree_with_each_other_give_refs_of_one_history() {
+    let bed = Bed::new();
+    let (memory, one, other) = (bed.copy(), bed.copy(), bed.copy());
+    take_with(one.clone(), bed.sources[0].path(), LOOSE).unwrap();
+    for _ in 4..=5 {
+        take_with(other.clone(), bed.sources[1].path(), LOOSE).unwrap();
+    }
+    for number in 1..=3 {
+        memory.remove(&format!("snapshots/{number}.json")).unwrap();
+    }
+    let plan = repair_plan(memory, Repairing { copies: &[one, other], ..Repairing::default() }, USUAL).unwrap();
+    let numbers: Vec<_> = plan.refs.iter().map(|(number, _)| *number).collect();
+    assert_eq!(numbers, [1, 2, 3, 4], "5 is of a copy that has another 4");
+}
+
+#[test]
+fn a_ref_that_is_newer_shows_as_well_that_a_copy_went_its_own_way() {
+    for newer_one in 0..2 {
+        let bed = Bed::new();
+        let both = [bed.copy(), bed.copy()];
+        for (memory, source) in both.iter().zip(&bed.sources) {
+            for _ in 4..=5 {
+                take_with(memory.clone(), source.path(), LOOSE).unwrap();
+            }
+        }
+        let whole = both[newer_one].contents("snapshots/4.json").unwrap();
+        both[newer_one].set_contents("snapshots/4.json", newer(&whole)).unwrap();
+        let [memory, copy] = both;
+        harm(&memory, "snapshots/5.json", Harm::Halved);
+        let plan = repair_plan(memory, Repairing { copies: &[copy], ..Repairing::default() }, USUAL).unwrap();
+        assert_eq!(plan.refs, []);
+    }
+}
+
+#[test]
+fn a_pin_in_any_copy_keeps_its_snapshot() {
+    let bed = Bed::new();
+    let [memory, old, new] = [bed.copy(), bed.copy(), bed.copy()];
+    put_labels(&old, 2, &labelled("not yet kept"));
+    put_labels(&new, 2, &Labels { pinned: true, ..labelled("kept") });
+    for path in bed.files() {
+        for memory in [&memory, &old, &new] {
+            harm(memory, &path, Harm::Emptied);
+        }
+    }
+    harm(&memory, "snapshots/2.labels.json", Harm::Halved);
+    let repairing = Repairing { copies: &[old, new], remove: true, ..Repairing::default() };
+    let error = repair_plan(memory, repairing, USUAL).unwrap_err();
+    assert!(error.to_string().contains("snapshot 2: it is pinned"), "{error}");
+}
+
+#[test]
 fn a_repository_with_another_hash_is_refused() {
     let bed = Bed::new();
     let options = InitOptions { hash: HashAlgorithm::Sha256, ..InitOptions::default() };

@@ -1,7 +1,8 @@
 //! The refs and labels that copies of the repository have, in the place of damaged or lost ones.
 //!
 //! Neither has a name that proves its content, so both come only from a copy of the very same repository: one that has
-//! its id, and no other ref under a number that both have (then one of them went its own way).
+//! its id, and no other ref under a number that both have (then one of them went its own way). What was brought from a
+//! copy counts for those that are asked after it.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::object::{Labels, ObjectId};
 use crate::ops::check;
 use crate::repo::{Repository, Session, SharedRepository, SnapshotListing};
-use crate::store::refs;
+use crate::store::refs::{self, RefListing};
 
 /// What is to be brought, and what there is then.
 #[derive(Default)]
@@ -23,6 +24,8 @@ pub(super) struct Documents {
     pub(super) damaged_labels: Vec<(u64, Error)>,
     /// Snapshots that a copy has, and of which there is no trace here.
     pub(super) not_here: Vec<u64>,
+    /// Snapshots whose labels are damaged or lost, and that are pinned in a copy.
+    pinned: BTreeSet<u64>,
 }
 
 impl Documents {
@@ -34,12 +37,14 @@ impl Documents {
         let mut found = Self { listing: repo.snapshots()?, ..Self::default() };
         let has_objects = !loose.is_empty() || !repo.packs()?.list().is_empty() || !repo.packs()?.unusable().is_empty();
         let all_lost = known.snapshots.is_empty() && known.pruned.is_empty() && has_objects;
-        let is_copy =
-            |copy: &SharedRepository| copy.config().id == repo.config().id && agree(repo, &found.listing, copy);
-        let copies: Vec<(usize, &SharedRepository)> =
-            copies.iter().enumerate().filter(|(_, copy)| is_copy(copy)).collect();
+        let of_same_id = (0..).zip(copies).filter(|(_, copy)| copy.config().id == repo.config().id);
+        let mut copies: Vec<(usize, &SharedRepository)> = Vec::new();
         let mut not_here = BTreeSet::new();
-        for (number, copy) in &copies {
+        for (number, copy) in of_same_id {
+            if !found.agrees_with(repo, &known, copy) {
+                continue;
+            }
+            copies.push((number, copy));
             for snapshot in copy.snapshots()?.snapshots {
                 let at = found.listing.unreadable.iter().position(|(damaged, _)| *damaged == snapshot.number);
                 let is_wanted = match at {
@@ -52,7 +57,7 @@ impl Documents {
                     if let Some(at) = at {
                         found.listing.unreadable.remove(at);
                     }
-                    found.refs.push((snapshot.number, *number, content));
+                    found.refs.push((snapshot.number, number, content));
                     found.listing.snapshots.push(snapshot);
                 } else if !is_known {
                     not_here.insert(snapshot.number);
@@ -71,6 +76,21 @@ impl Documents {
         Ok(found)
     }
 
+    /// Whether a copy has no other ref under a number that both have.
+    fn agrees_with(&self, repo: &Repository, known: &RefListing, copy: &Repository) -> bool {
+        // What is damaged says nothing. What is newer than this program is whole.
+        let is_whole =
+            |repo: &Repository, number| !repo.read_snapshot(number).is_err_and(|error| error.is_unreadable());
+        let differs = |number: u64, content: &[u8]| {
+            refs::read(copy.backend(), number).is_ok_and(|other| other != content) && is_whole(copy, number)
+        };
+        let own_differs = |number: u64| {
+            refs::read(repo.backend(), number).is_ok_and(|content| differs(number, &content)) && is_whole(repo, number)
+        };
+        let brought_differs = |(number, _, content): &(u64, usize, Vec<u8>)| differs(*number, content);
+        !known.snapshots.iter().any(|number| own_differs(*number)) && !self.refs.iter().any(brought_differs)
+    }
+
     /// Finds labels for those that are damaged, or that may have been lost; else they were never given, or taken away.
     /// Newer ones are not for this program to judge.
     fn find_labels(&mut self, copies: &[(usize, &SharedRepository)], may_be_lost: impl Fn(u64) -> bool) {
@@ -85,26 +105,28 @@ impl Documents {
                 let labels = is_same.then(|| copy.labels(number).ok())??;
                 (!labels.is_empty()).then_some((number, *at, labels))
             };
-            if let Some(labels) = copies.iter().find_map(labels) {
+            let mut found = copies.iter().filter_map(labels).peekable();
+            let first = found.peek().cloned();
+            if found.any(|(.., labels)| labels.pinned) {
+                self.pinned.insert(number);
+            }
+            if let Some(labels) = first {
                 self.labels.push(labels);
                 damaged.map(|at| self.damaged_labels.remove(at));
             }
         }
     }
 
-    /// Fails before anything is done if a snapshot that is to be removed is pinned, or will be by labels that are brought.
+    /// Fails before anything is done if a snapshot that is to be removed is pinned, or is so in a copy of which its labels
+    /// may come.
     pub(super) fn refuse_pinned(&self, repo: &Repository, numbers: &[u64]) -> Result<()> {
         for number in numbers {
-            let brought = self.labels.iter().find(|(brought, ..)| brought == number);
-            let is_pinned = match brought {
-                Some((.., labels)) => labels.pinned,
-                None => match repo.labels(*number) {
-                    Ok(labels) => labels.pinned,
-                    Err(error) if error.is_unreadable() => false,
-                    Err(error) => return Err(error),
-                },
+            let is_pinned_here = match repo.labels(*number) {
+                Ok(labels) => labels.pinned,
+                Err(error) if error.is_unreadable() => false,
+                Err(error) => return Err(error),
             };
-            if is_pinned {
+            if is_pinned_here || self.pinned.contains(number) {
                 return Err(Error::refused(
                     format!("remove the damaged snapshot {number}"),
                     "it is pinned",
@@ -117,17 +139,6 @@ impl Documents {
         }
         Ok(())
     }
-}
-
-/// Whether a copy has no other ref under a number that both have.
-fn agree(repo: &Repository, listing: &SnapshotListing, copy: &Repository) -> bool {
-    listing.snapshots.iter().all(|snapshot| {
-        match (refs::read(repo.backend(), snapshot.number), refs::read(copy.backend(), snapshot.number)) {
-            // What is damaged there says nothing.
-            (Ok(one), Ok(other)) => one == other || copy.snapshot(snapshot.number).is_err(),
-            _ => true,
-        }
-    })
 }
 
 /// Brings the labels that were found for snapshots whose labels are still damaged, or, where the refs had been lost and
