@@ -18,8 +18,8 @@ use crate::support::cli;
 use crate::support::fault::{FaultBackend, Plan, full_from};
 use crate::support::model::{Model, Source, noise};
 use crate::support::repos::{
-    LOOSE, PACKED, Repairing, check, newer, open, pack_with, prune_with, put_labels, read_back, repair_in, repair_plan,
-    repair_with, session, staging, take_with,
+    LOOSE, PACKED, Repairing, check, init, newer, open, pack_with, prune_with, put_labels, read_back, repair_in,
+    repair_plan, repair_with, session, staging, take_with,
 };
 use crate::support::sweep::{Sweep, World, fingerprint, slow};
 
@@ -585,6 +585,43 @@ fn a_pin_in_any_copy_keeps_its_snapshot() {
     let repairing = Repairing { copies: &[old, new], remove: true, ..Repairing::default() };
     let error = repair_plan(memory, repairing, USUAL).unwrap_err();
     assert!(error.to_string().contains("snapshot 2: it is pinned"), "{error}");
+}
+
+#[test]
+fn lost_refs_come_back_where_there_are_only_packs_and_not_where_there_is_nothing() {
+    let source = &sources()[0];
+    let memory = MemoryBackend::new();
+    init(memory.clone()).unwrap();
+    let empty = memory.crash(Crash::KeepAll);
+    take_with(memory.clone(), source.path(), PACKED).unwrap();
+    let copy = memory.crash(Crash::KeepAll);
+    memory.remove("snapshots/1.json").unwrap();
+    let brought = |memory| {
+        let repairing = Repairing { copies: std::slice::from_ref(&copy), ..Repairing::default() };
+        repair_plan(memory, repairing, USUAL).unwrap().refs.len()
+    };
+    assert_eq!(brought(memory.crash(Crash::KeepAll)), 1);
+    assert_eq!(brought(empty), 0, "it never had a snapshot");
+    for path in memory.paths().into_iter().filter(|path| path.starts_with("packs/")) {
+        harm(&memory, &path, Harm::Emptied);
+    }
+    assert_eq!(brought(memory), 1, "packs that cannot be used were used");
+}
+
+#[test]
+fn labels_that_are_damaged_protect_nothing_and_newer_ones_are_not_judged() {
+    let bed = Bed::new();
+    let memory = bed.copy();
+    put_labels(&memory, 1, &labelled("of this one"));
+    let newer = newer(&memory.contents("snapshots/1.labels.json").unwrap());
+    for path in bed.files() {
+        harm(&memory, &path, Harm::Emptied);
+    }
+    let remove = |memory| repair_plan(memory, Repairing { remove: true, ..Repairing::default() }, USUAL);
+    harm(&memory, "snapshots/1.labels.json", Harm::Halved);
+    assert_eq!(remove(memory.clone()).unwrap().remove, [1, 2, 3]);
+    memory.set_contents("snapshots/1.labels.json", newer).unwrap();
+    assert!(matches!(remove(memory), Err(Error::TooNew { .. })));
 }
 
 #[test]
