@@ -462,19 +462,22 @@ fn whole_and_newer_labels_stay_though_all_refs_are_lost() {
 
 #[test]
 fn labels_that_are_mended_between_plan_and_repair_stay() {
-    let bed = Bed::new();
-    let (memory, copies) = (bed.copy(), [bed.copy()]);
-    harm(&memory, "snapshots/2.labels.json", Harm::Emptied);
-    let mended = memory.clone();
-    let hooked = FaultBackend::hooked(memory.clone(), move |operation, path| {
-        // The repair is about to keep others from changing labels.
-        if operation == "create_dir" && path == "tmp/labels" {
-            put_labels(&mended, 2, &labelled("mended"));
-        }
-        Ok(())
-    });
-    repair_with(hooked, Repairing { copies: &copies, ..Repairing::default() }, USUAL).unwrap();
-    assert_eq!(open(memory).unwrap().labels(2).unwrap(), labelled("mended"));
+    // By others ones, and by taking them away.
+    for mended in [labelled("mended"), Labels::default()] {
+        let bed = Bed::new();
+        let (memory, copies) = (bed.copy(), [bed.copy()]);
+        harm(&memory, "snapshots/2.labels.json", Harm::Emptied);
+        let (other, labels) = (memory.clone(), mended.clone());
+        let hooked = FaultBackend::hooked(memory.clone(), move |operation, path| {
+            // The repair is about to keep others from changing labels.
+            if operation == "create_dir" && path == "tmp/labels" {
+                put_labels(&other, 2, &labels);
+            }
+            Ok(())
+        });
+        repair_with(hooked, Repairing { copies: &copies, ..Repairing::default() }, USUAL).unwrap();
+        assert_eq!(open(memory).unwrap().labels(2).unwrap(), mended);
+    }
 }
 
 #[test]
@@ -594,14 +597,20 @@ fn lost_refs_come_back_where_there_are_only_packs_and_not_where_there_is_nothing
     init(memory.clone()).unwrap();
     let empty = memory.crash(Crash::KeepAll);
     take_with(memory.clone(), source.path(), PACKED).unwrap();
+    put_labels(&memory, 1, &labelled("kept"));
     let copy = memory.crash(Crash::KeepAll);
     memory.remove("snapshots/1.json").unwrap();
+    memory.remove("snapshots/1.labels.json").unwrap();
     let brought = |memory| {
         let repairing = Repairing { copies: std::slice::from_ref(&copy), ..Repairing::default() };
         repair_plan(memory, repairing, USUAL).unwrap().refs.len()
     };
     assert_eq!(brought(memory.crash(Crash::KeepAll)), 1);
     assert_eq!(brought(empty), 0, "it never had a snapshot");
+    let mended = memory.crash(Crash::KeepAll);
+    repair_with(mended.clone(), Repairing { copies: std::slice::from_ref(&copy), ..Repairing::default() }, USUAL)
+        .unwrap();
+    assert_eq!(open(mended).unwrap().labels(1).unwrap(), labelled("kept"));
     for path in memory.paths().into_iter().filter(|path| path.starts_with("packs/")) {
         harm(&memory, &path, Harm::Emptied);
     }
