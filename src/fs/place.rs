@@ -332,8 +332,8 @@ impl OpenFile {
 
 impl NewFile {
     /// Appends bytes. Of a large file the kernel begins to write to the storage on the way, while the rest is still being
-    /// made: the sync at the end has less to wait for. When much was written, large files do not stay in its cache, but for their
-    /// last 32 MiB.
+    /// made: the sync at the end has less to wait for. When much was written, large files do not stay in its cache, but for
+    /// their last 32 MiB.
     pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
         self.file.write_all(bytes).map_err(|error| Error::io("write the file", &self.path, error))?;
         let length = bytes.len() as u64;
