@@ -585,9 +585,17 @@ fn a_pin_in_any_copy_keeps_its_snapshot() {
         }
     }
     harm(&memory, "snapshots/2.labels.json", Harm::Halved);
-    let repairing = Repairing { copies: &[old, new], remove: true, ..Repairing::default() };
-    let error = repair_plan(memory, repairing, USUAL).unwrap_err();
-    assert!(error.to_string().contains("snapshot 2: it is pinned"), "{error}");
+    let copies = [old, new];
+    let removing = Repairing { copies: &copies, remove: true, ..Repairing::default() };
+    let assert_refused = || {
+        let error = repair_plan(memory.clone(), removing, USUAL).unwrap_err();
+        assert!(error.to_string().contains("snapshot 2: it is pinned"), "{error}");
+    };
+    assert_refused();
+    // What the error says to do brings the pin back.
+    assert!(!repair("kept", &memory, Repairing { remove: false, ..removing }, USUAL));
+    assert!(open(memory.clone()).unwrap().labels(2).unwrap().pinned);
+    assert_refused();
 }
 
 #[test]

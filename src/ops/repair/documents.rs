@@ -24,8 +24,6 @@ pub(super) struct Documents {
     pub(super) damaged_labels: Vec<(u64, Error)>,
     /// Snapshots that a copy has, and of which there is no trace here.
     pub(super) not_here: Vec<u64>,
-    /// Snapshots whose labels are damaged or lost, and that are pinned in a copy.
-    pinned: BTreeSet<u64>,
 }
 
 impl Documents {
@@ -105,20 +103,16 @@ impl Documents {
                 let labels = is_same.then(|| copy.labels(number).ok())??;
                 (!labels.is_empty()).then_some((number, *at, labels))
             };
-            let mut found = copies.iter().filter_map(labels).peekable();
-            let first = found.peek().cloned();
-            if found.any(|(.., labels)| labels.pinned) {
-                self.pinned.insert(number);
-            }
-            if let Some(labels) = first {
+            // The first that say that it is pinned, or else the first.
+            let found = copies.iter().filter_map(labels).min_by_key(|(.., labels)| !labels.pinned);
+            if let Some(labels) = found {
                 self.labels.push(labels);
                 damaged.map(|at| self.damaged_labels.remove(at));
             }
         }
     }
 
-    /// Fails before anything is done if a snapshot that is to be removed is pinned, or is so in a copy of which its labels
-    /// may come.
+    /// Fails before anything is done if a snapshot that is to be removed is pinned, or will be by labels that are brought.
     pub(super) fn refuse_pinned(&self, repo: &Repository, numbers: &[u64]) -> Result<()> {
         for number in numbers {
             let is_pinned_here = match repo.labels(*number) {
@@ -126,7 +120,8 @@ impl Documents {
                 Err(error) if error.is_unreadable() => false,
                 Err(error) => return Err(error),
             };
-            if is_pinned_here || self.pinned.contains(number) {
+            let will_be_pinned = self.labels.iter().any(|(brought, _, labels)| brought == number && labels.pinned);
+            if is_pinned_here || will_be_pinned {
                 return Err(Error::refused(
                     format!("remove the damaged snapshot {number}"),
                     "it is pinned",
