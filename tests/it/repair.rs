@@ -35,6 +35,19 @@ fn sources() -> [Source; 3] {
     [first, second, third].map(Source::new)
 }
 
+/// The files that hold objects.
+fn object_files(memory: &MemoryBackend) -> Vec<String> {
+    let is_stored = |path: &String| path.starts_with("packs/") || path.starts_with("objects/");
+    memory.paths().into_iter().filter(is_stored).collect()
+}
+
+/// Nothing of any object is left.
+fn ruin_objects(memory: &MemoryBackend) {
+    for path in object_files(memory) {
+        harm(memory, &path, Harm::Emptied);
+    }
+}
+
 struct Bed {
     world: World,
     sources: [Source; 3],
@@ -64,8 +77,7 @@ impl Bed {
 
     /// The files that hold objects.
     fn files(&self) -> Vec<String> {
-        let is_stored = |path: &String| path.starts_with("packs/") || path.starts_with("objects/");
-        self.world.memory.paths().into_iter().filter(is_stored).collect()
+        object_files(&self.world.memory)
     }
 
     fn assert_all_restore(&self, case: &str, memory: &MemoryBackend) {
@@ -393,11 +405,7 @@ fn a_pin_that_comes_from_a_copy_keeps_its_snapshot() {
     let bed = Bed::new();
     let [memory, copy, unpinned] = [bed.copy(), bed.copy(), bed.copy()];
     put_labels(&copy, 2, &Labels { pinned: true, ..labelled("kept") });
-    for path in bed.files() {
-        for memory in [&memory, &copy, &unpinned] {
-            harm(memory, &path, Harm::Emptied);
-        }
-    }
+    [&memory, &copy, &unpinned].into_iter().for_each(ruin_objects);
     harm(&memory, "snapshots/2.labels.json", Harm::Halved);
     let copies = [copy];
     let removing = Repairing { copies: &copies, remove: true, ..Repairing::default() };
@@ -462,7 +470,7 @@ fn whole_and_newer_labels_stay_though_all_refs_are_lost() {
 
 #[test]
 fn labels_that_are_mended_between_plan_and_repair_stay() {
-    // By others ones, and by taking them away.
+    // By other ones, and by taking them away.
     for mended in [labelled("mended"), Labels::default()] {
         let bed = Bed::new();
         let (memory, copies) = (bed.copy(), [bed.copy()]);
@@ -579,11 +587,7 @@ fn a_pin_in_any_copy_keeps_its_snapshot() {
     let [memory, old, new] = [bed.copy(), bed.copy(), bed.copy()];
     put_labels(&old, 2, &labelled("not yet kept"));
     put_labels(&new, 2, &Labels { pinned: true, ..labelled("kept") });
-    for path in bed.files() {
-        for memory in [&memory, &old, &new] {
-            harm(memory, &path, Harm::Emptied);
-        }
-    }
+    [&memory, &old, &new].into_iter().for_each(ruin_objects);
     harm(&memory, "snapshots/2.labels.json", Harm::Halved);
     let copies = [old, new];
     let removing = Repairing { copies: &copies, remove: true, ..Repairing::default() };
@@ -606,22 +610,17 @@ fn lost_refs_come_back_where_there_are_only_packs_and_not_where_there_is_nothing
     let empty = memory.crash(Crash::KeepAll);
     take_with(memory.clone(), source.path(), PACKED).unwrap();
     put_labels(&memory, 1, &labelled("kept"));
-    let copy = memory.crash(Crash::KeepAll);
+    let copies = [memory.crash(Crash::KeepAll)];
+    let from = Repairing { copies: &copies, ..Repairing::default() };
     memory.remove("snapshots/1.json").unwrap();
     memory.remove("snapshots/1.labels.json").unwrap();
-    let brought = |memory| {
-        let repairing = Repairing { copies: std::slice::from_ref(&copy), ..Repairing::default() };
-        repair_plan(memory, repairing, USUAL).unwrap().refs.len()
-    };
+    let brought = |memory| repair_plan(memory, from, USUAL).unwrap().refs.len();
     assert_eq!(brought(memory.crash(Crash::KeepAll)), 1);
     assert_eq!(brought(empty), 0, "it never had a snapshot");
     let mended = memory.crash(Crash::KeepAll);
-    repair_with(mended.clone(), Repairing { copies: std::slice::from_ref(&copy), ..Repairing::default() }, USUAL)
-        .unwrap();
+    repair_with(mended.clone(), from, USUAL).unwrap();
     assert_eq!(open(mended).unwrap().labels(1).unwrap(), labelled("kept"));
-    for path in memory.paths().into_iter().filter(|path| path.starts_with("packs/")) {
-        harm(&memory, &path, Harm::Emptied);
-    }
+    ruin_objects(&memory);
     assert_eq!(brought(memory), 1, "packs that cannot be used were used");
 }
 
@@ -631,9 +630,7 @@ fn labels_that_are_damaged_protect_nothing_and_newer_ones_are_not_judged() {
     let memory = bed.copy();
     put_labels(&memory, 1, &labelled("of this one"));
     let newer = newer(&memory.contents("snapshots/1.labels.json").unwrap());
-    for path in bed.files() {
-        harm(&memory, &path, Harm::Emptied);
-    }
+    ruin_objects(&memory);
     let remove = |memory| repair_plan(memory, Repairing { remove: true, ..Repairing::default() }, USUAL);
     harm(&memory, "snapshots/1.labels.json", Harm::Halved);
     assert_eq!(remove(memory.clone()).unwrap().remove, [1, 2, 3]);
