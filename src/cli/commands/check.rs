@@ -136,7 +136,7 @@ fn remedies(report: &CheckReport, lines: &mut Vec<String>) {
     if let Some(error) = &report.not_recorded {
         line(&format!("what is damaged could not be recorded, so snapshots will not store it again: {error}"));
     }
-    line(if lacks_nothing(report) {
+    line(if report.lacks_nothing() {
         "next: `backuptool repair`, which clears the damaged packs away: what is needed of them is whole elsewhere"
     } else {
         "next: `backuptool repair --from COPY`, with another copy of this repository or any that holds the same files, or \
@@ -146,14 +146,6 @@ fn remedies(report: &CheckReport, lines: &mut Vec<String>) {
     if !report.damaged.is_empty() {
         line("a new snapshot, too, stores again what the source still has");
     }
-}
-
-/// Whether nothing is damaged but packs, of which nothing is needed that is not whole elsewhere.
-fn lacks_nothing(report: &CheckReport) -> bool {
-    report.damaged.is_empty()
-        && report.unreadable.is_empty()
-        && report.unlistable.is_empty()
-        && report.damaged_labels.is_empty()
 }
 
 /// Nothing can be recorded on read-only media, and everybody knows.

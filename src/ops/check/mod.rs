@@ -90,10 +90,14 @@ pub struct CheckReport {
 }
 
 impl CheckReport {
-    /// Whether anything is damaged.
+    /// Whether nothing is damaged.
     pub fn is_clean(&self) -> bool {
+        self.lacks_nothing() && self.damaged_packs.is_empty()
+    }
+
+    /// Whether nothing is damaged but packs, if any: what is needed of them is whole elsewhere then.
+    pub fn lacks_nothing(&self) -> bool {
         self.damaged.is_empty()
-            && self.damaged_packs.is_empty()
             && self.unreadable.is_empty()
             && self.unlistable.is_empty()
             && self.damaged_labels.is_empty()
