@@ -99,12 +99,15 @@ impl Chunker {
     ///
     /// A chunk that does not end with `data` is as long whatever follows the one byte behind it.
     pub fn cut(&self, data: &[u8]) -> usize {
-        // Nothing in a run of zeros looks like a cut, whatever the sizes; seeing that they are zeros is much faster than
-        // looking for one, and disk images are full of them.
-        match data.get(..self.sizes.maximum()) {
-            Some(longest) if is_zeros(longest) => longest.len(),
-            _ => self.gear(data),
-        }
+        self.zeros(data).map_or_else(|| self.gear(data), <[u8]>::len)
+    }
+
+    /// The first chunk of `data`, if it is nothing but zeros and as long as a chunk can be.
+    ///
+    /// Nothing in a run of zeros looks like a cut, whatever the sizes; seeing that they are zeros is much faster than
+    /// looking for one, and disk images are full of them.
+    pub fn zeros<'d>(&self, data: &'d [u8]) -> Option<&'d [u8]> {
+        data.get(..self.sizes.maximum()).filter(|longest| is_zeros(longest))
     }
 
     /// The length of the first chunk, whatever it holds.

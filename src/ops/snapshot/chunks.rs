@@ -138,7 +138,7 @@ impl<'a> Part<'a> {
         let (mut known, whole) = (&known[..], self.place.len());
         loop {
             let start = self.place.start;
-            let run = self.first_run(&mut known);
+            let run = self.first_run(&mut known, runs);
             if run.is_empty() {
                 return whole - self.place.len();
             }
@@ -161,13 +161,14 @@ impl<'a> Part<'a> {
     }
 
     /// Cuts off the chunks that one thread stores. Those in `known` are in it.
-    fn first_run(&mut self, known: &mut &[ChunkAt]) -> Vec<Chunk> {
+    fn first_run(&mut self, known: &mut &[ChunkAt], runs: &mut Runs<'_, '_>) -> Vec<Chunk> {
         let (mut run, end) = (Vec::new(), self.place.start + RUN);
         while self.place.start < end {
             *known = &known[known.partition_point(|chunk| chunk.offset < self.offset)..];
             let taken_over = known.first().filter(|chunk| chunk.offset == self.offset);
             let taken_over = taken_over.and_then(|chunk| Some((self.at(chunk)?.len(), Some(chunk.blob))));
-            let Some(next) = taken_over.or_else(|| Some((self.first()?, None))) else { break };
+            let zeros = || self.chunker.zeros(self.bytes()).map(|zeros| (zeros.len(), Some(runs.name_of(zeros))));
+            let Some(next) = taken_over.or_else(zeros).or_else(|| Some((self.first()?, None))) else { break };
             self.advance(next.0);
             run.push(next);
         }
@@ -183,13 +184,20 @@ pub(super) struct Runs<'scope, 'w> {
     writer: &'scope ObjectWriter<'w>,
     /// So many runs may wait for each thread that helps.
     waiting: usize,
+    /// The name of the longest chunk of zeros, once one was met: a disk image has thousands of them.
+    zeros: Option<BlobId>,
     stored: VecDeque<Ahead<'scope, Result<Vec<Stored>>>>,
 }
 
 impl<'scope, 'w> Runs<'scope, 'w> {
     pub(super) fn new(writer: &'scope ObjectWriter<'w>) -> Self {
         let longest = RUN.max(writer.repo().config().chunks.maximum());
-        Self { writer, waiting: (WAITING / longest).max(1), stored: VecDeque::new() }
+        Self { writer, waiting: (WAITING / longest).max(1), zeros: None, stored: VecDeque::new() }
+    }
+
+    /// The name of the longest chunk of zeros, which `zeros` is. It is hashed once.
+    fn name_of(&mut self, zeros: &[u8]) -> BlobId {
+        *self.zeros.get_or_insert_with(|| BlobId(self.writer.name(zeros)))
     }
 
     /// Has the chunks from `start` on stored. If enough is waiting for the helpers, this thread does what has been waiting
@@ -270,7 +278,7 @@ mod tests {
         (repo, (content.len() as u64, Content::Chunks { list: ListId(list), depth: 1 }))
     }
 
-    /// The lengths of the chunks that a part at `offset` of a file is stored in.
+    /// The lengths of the chunks that a part at `offset` of a file is stored in, each of which has the name that it must have.
     fn stored(repo: &SharedRepository, bytes: &[u8], offset: u64, past: &mut PastChunks<'_>) -> Vec<usize> {
         let chunker = Chunker::new(repo.config().chunks);
         let session = session();
@@ -284,7 +292,14 @@ mod tests {
             assert_eq!(whole.store(&mut runs, &helpers, past), bytes.len());
             runs.rest().collect::<Result<Vec<_>>>().unwrap()
         });
-        stored.into_iter().flatten().map(|(_, length)| length).collect()
+        let mut rest = bytes;
+        let length_of = |(blob, length): Stored| {
+            let (chunk, behind) = rest.split_at(length);
+            rest = behind;
+            assert_eq!(blob, BlobId(HashAlgorithm::Blake3.hash(chunk)));
+            length
+        };
+        stored.into_iter().flatten().map(length_of).collect()
     }
 
     fn noise(length: usize) -> Vec<u8> {
@@ -320,6 +335,19 @@ mod tests {
         let (next, rest) = rest.split_at(10 * LENGTH);
         assert_eq!(is_taken_over(stored(&repo, next, 20 * LENGTH as u64, &mut past)), TRIED_AT_ONCE - 1);
         assert_eq!(is_taken_over(stored(&repo, rest, 30 * LENGTH as u64, &mut past)), 9);
+    }
+
+    #[test]
+    fn chunks_of_zeros_have_the_name_of_what_they_hold() {
+        let longest = ChunkSizes::default().maximum();
+        let (repo, past) = with_list(&noise(2 * LENGTH), LENGTH);
+        let zeros = vec![0; 3 * longest + 1000];
+        let content = [noise(LENGTH), zeros, noise(LENGTH), vec![0; 2 * longest]].concat();
+        for past in [None, Some(past)] {
+            let lengths = stored(&repo, &content, 0, &mut PastChunks::of(&repo, past));
+            let of_zeros = lengths.iter().filter(|length| **length == longest).count();
+            assert!((3..=5).contains(&of_zeros), "{lengths:?}");
+        }
     }
 
     #[test]
