@@ -23,6 +23,7 @@
 #   a restore or a check when the command ends;
 # - restic and rustic derive their key from the password anew in each command: about half a second, and 64 or 128 MiB;
 # - the repository is as `du` sees it, with and without rounding up to blocks; caches do not count;
+# - before each step the source and the repository are read, so that all of them come from the page cache;
 # - tar and cp keep a whole copy of each version and know no unchanged one.
 set -euo pipefail
 here=$(dirname -- "$(realpath -- "$0")")
@@ -267,6 +268,7 @@ series() { # TOOL
 
 run() { # STEP WHAT
     step=$1
+    warm "$source" "$repo"
     "with_$tool" "$2"
 }
 
@@ -338,7 +340,6 @@ source=$work/source
 one=$(cd "$last_version" 2>/dev/null && find . -type f -size +1 -size -4 -printf '%P\n' | grep -x '[A-Za-z0-9._/-]*' |
     sort | awk '{ path[NR] = $0 } END { if (NR) print path[int((NR + 1) / 2)] }') || true
 touch "$work/figures"
-warm "${versions[@]}"
 for ((round = 1; round <= repeat; round++)); do
     for tool in "${chosen[@]}"; do
         series "$tool" || echo "$tool failed, and is left out from here on in this series" >&2
