@@ -7,14 +7,14 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSlice};
+use std::ops::Deref;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, Mode, OFlags};
-use rustix::io::Errno;
+use rustix::io::{Errno, pwritev, retry_on_intr};
 
 use super::linux::is_remote;
 use super::path_below;
@@ -146,6 +146,8 @@ const BLOCK: usize = 4096;
 const ZEROS: [u8; BLOCK] = [0; BLOCK];
 /// Shorter runs of zeros are written: a file of many small holes is slow to read.
 const SHORTEST_HOLE: usize = 8 * BLOCK;
+/// No system takes more pieces than that in one go (`IOV_MAX` of Linux and macOS).
+const MOST_PIECES: usize = 1024;
 
 impl TargetFile {
     /// Sets the length of the file. What is not written reads as zeros, and takes no space where the file system has
@@ -165,32 +167,59 @@ impl TargetFile {
 
     /// Writes the whole content of a new file, except long runs of zeros, which are left as holes.
     pub fn write_whole(&self, content: &[u8]) -> Result<()> {
-        let ends_in_hole = self.write_but_holes(content, 0)? < content.len();
-        if ends_in_hole { self.set_len(content.len() as u64) } else { Ok(()) }
+        let written = self.write_but_holes(&[content], 0)?;
+        if written < content.len() as u64 { self.set_len(content.len() as u64) } else { Ok(()) }
     }
 
-    /// Writes bytes at an offset of a file whose length was set, except long runs of zeros, which are left as holes. May be
-    /// called from several threads.
-    pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
-        self.write_but_holes(bytes, offset).map(|_| ())
+    /// Writes pieces that follow each other, from an offset on, of a file whose length was set; except long runs of zeros,
+    /// which are left as holes. May be called from several threads.
+    pub fn write_at(&self, pieces: &[impl Deref<Target = [u8]>], offset: u64) -> Result<()> {
+        self.write_but_holes(pieces, offset).map(|_| ())
     }
 
-    /// Writes all but the holes, and returns how far that came.
-    fn write_but_holes(&self, bytes: &[u8], offset: u64) -> Result<usize> {
-        let (mut at, mut written) = (0, 0);
-        for (start, end) in holes(bytes).chain([(bytes.len(), bytes.len())]) {
-            if at < start {
-                self.write_dense(&bytes[at..start], offset + at as u64)?;
-                written = start;
+    /// Writes all but the holes, and returns where in the file the last of what was written ends.
+    fn write_but_holes(&self, pieces: &[impl Deref<Target = [u8]>], offset: u64) -> Result<u64> {
+        let (mut together, mut start, mut end) = (Vec::new(), offset, offset);
+        let mut piece_at = offset;
+        for piece in pieces {
+            for (from, to) in between_holes(piece) {
+                let at = piece_at + from as u64;
+                if at != end {
+                    self.write_dense(&mut together, start)?;
+                    together.clear();
+                    start = at;
+                }
+                together.push(IoSlice::new(&piece[from..to]));
+                end = piece_at + to as u64;
             }
-            at = end;
+            piece_at += piece.len() as u64;
         }
-        Ok(written)
+        self.write_dense(&mut together, start)?;
+        Ok(end)
     }
 
-    fn write_dense(&self, bytes: &[u8], offset: u64) -> Result<()> {
-        self.file.write_all_at(bytes, offset).map_err(|error| Error::io("write the file", &self.path, error))
+    fn write_dense(&self, mut pieces: &mut [IoSlice<'_>], mut offset: u64) -> Result<()> {
+        while !pieces.is_empty() {
+            let some = &pieces[..pieces.len().min(MOST_PIECES)];
+            let written = retry_on_intr(|| pwritev(&self.file, some, offset)).map_err(io::Error::from);
+            let written =
+                written.and_then(|count| if count == 0 { Err(io::ErrorKind::WriteZero.into()) } else { Ok(count) });
+            let count = written.map_err(|error| Error::io("write the file", &self.path, error))?;
+            IoSlice::advance_slices(&mut pieces, count);
+            offset += count as u64;
+        }
+        Ok(())
     }
+}
+
+/// What stands between the long runs of zero blocks in `bytes`, as ranges.
+fn between_holes(bytes: &[u8]) -> impl Iterator<Item = (usize, usize)> {
+    let mut at = 0;
+    holes(bytes).chain([(bytes.len(), bytes.len())]).filter_map(move |(from, to)| {
+        let between = (at < from).then_some((at, from));
+        at = to;
+        between
+    })
 }
 
 /// The long runs of zero blocks in `bytes`, as ranges.
@@ -232,5 +261,27 @@ mod tests {
         assert_eq!(holes(&[1; 3 * BLOCK]).count(), 0);
         assert_eq!(holes(&vec![0; 7 * BLOCK]).count(), 0);
         assert_eq!(holes(&[]).count(), 0);
+    }
+
+    #[test]
+    fn pieces_are_written_where_they_belong_and_holes_are_not() {
+        let scratch = tempfile::tempdir().unwrap();
+        let dir = TargetDir::open_root(scratch.path()).unwrap();
+        let name = Name::new(*b"file").unwrap();
+        let file = dir.create_file(&name).unwrap();
+        // More pieces than go together; holes at the beginning, between and inside pieces, and at the end.
+        let mut pieces: Vec<Vec<u8>> =
+            (0..3 * MOST_PIECES).map(|number| vec![b"abcdefg"[number % 7]; number % 5]).collect();
+        let hole = vec![0; 16 * BLOCK];
+        pieces.splice(700..700, [hole.clone(), [b"in", &hole[..], b"side"].concat(), hole.clone()]);
+        pieces.insert(0, hole.clone());
+        pieces.push(hole);
+        let content = pieces.concat();
+        file.set_len(10 + content.len() as u64).unwrap();
+        file.write_at(&pieces, 10).unwrap();
+        let path = scratch.path().join("file");
+        assert_eq!(std::fs::read(&path).unwrap(), [vec![0; 10], content].concat());
+        let written = std::os::unix::fs::MetadataExt::blocks(&path.metadata().unwrap()) * 512;
+        assert!(written <= 8 * BLOCK as u64, "{written}");
     }
 }

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use crate::error::Result;
 use crate::fs::{TargetDir, TargetFile};
 use crate::object::{Content, ListId, Name};
-use crate::repo::{BlobReader, ChunkAt, Repository};
+use crate::repo::{BlobReader, ChunkAt, ObjectBytes, Repository};
 
 /// A file up to this length is written by one thread, from its beginning to its end, while others write other files.
 const ALONE: u64 = 8 << 20;
@@ -55,10 +55,12 @@ impl FileToWrite {
         }
         file.set_len(self.size)?;
         if self.size <= ALONE {
-            return chunks.try_for_each(|chunk| {
+            let mut stretch = Stretch::of(file);
+            for chunk in chunks {
                 let chunk = chunk?;
-                file.write_at(&blobs.read(chunk.blob, chunk.length)?, chunk.offset)
-            });
+                stretch.write(blobs.read(chunk.blob, chunk.length)?, chunk.offset)?;
+            }
+            return stretch.finish();
         }
         while chunks.peek().is_some() {
             let gathered = chunks.by_ref().take(GATHERED).collect::<Result<Vec<_>>>()?;
@@ -78,12 +80,56 @@ fn write_as_stored(repo: &Repository, file: &TargetFile, chunks: Vec<ChunkAt>) -
     placed.chunks(RUN).par_bridge().try_for_each_init(
         || repo.blobs(),
         |blobs, run| {
+            let mut stretch = Stretch::of(file);
             for same in run.chunk_by(|(_, a), (_, b)| (a.blob, a.length) == (b.blob, b.length)) {
                 let (_, first) = same[0];
                 let content = blobs.read(first.blob, first.length)?;
-                same.iter().try_for_each(|(_, chunk)| file.write_at(&content, chunk.offset))?;
+                same.iter().try_for_each(|(_, chunk)| stretch.write(content.clone(), chunk.offset))?;
             }
-            Ok(())
+            stretch.finish()
         },
     )
+}
+
+/// A stretch is written when it has so many bytes,
+const STRETCH: u64 = 1 << 20;
+/// or so many chunks.
+const STRETCH_CHUNKS: usize = 64;
+
+/// Chunks that stand side by side in a file, to be written in one go. Only one thread at a time can write to a file, and to
+/// give the kernel a megabyte takes it two thirds of the time that the same takes chunk by chunk.
+struct Stretch<'f> {
+    file: &'f TargetFile,
+    /// Where it begins and ends in the file, in bytes.
+    start: u64,
+    end: u64,
+    chunks: Vec<ObjectBytes>,
+}
+
+impl<'f> Stretch<'f> {
+    fn of(file: &'f TargetFile) -> Self {
+        Self { file, start: 0, end: 0, chunks: Vec::new() }
+    }
+
+    /// Writes a chunk at an offset, sooner or later.
+    fn write(&mut self, chunk: ObjectBytes, offset: u64) -> Result<()> {
+        if offset != self.end || self.end - self.start >= STRETCH || self.chunks.len() == STRETCH_CHUNKS {
+            self.flush()?;
+            self.start = offset;
+        }
+        self.end = offset + chunk.len() as u64;
+        self.chunks.push(chunk);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.file.write_at(&self.chunks, self.start)?;
+        self.chunks.clear();
+        Ok(())
+    }
+
+    /// Writes what is left.
+    fn finish(mut self) -> Result<()> {
+        self.flush()
+    }
 }
