@@ -438,7 +438,7 @@ pub struct SeenWriter<'s> {
     key: layout::SourceKey,
     settled: Settled,
     ignores_changed: bool,
-    /// The tree of which there is such a file of this source already.
+    /// The tree of which there is such a file of this source already, with the same top directory.
     last_tree: Option<TreeId>,
     /// Files that were read.
     read: u64,
@@ -480,7 +480,7 @@ impl<'s> SeenWriter<'s> {
             hash,
             key: layout::source_key(hash, &source.host, &source.path),
             settled: Settled { before, newest: LONG_AGO, met_before },
-            last_tree: last.filter(|last| last.is_own).map(|last| last.tree),
+            last_tree: last.filter(|last| last.is_own && last.is_same_top).map(|last| last.tree),
             ignores_changed,
             read: 0,
             too_new: 0,

@@ -399,6 +399,27 @@ fn an_older_time_that_becomes_the_newest_is_not_settled_because_a_newer_one_was(
 }
 
 #[test]
+fn the_newest_time_is_settled_though_the_top_directory_has_become_another_one() {
+    let bench = Bench::with_files();
+    for name in ["newest", "link"] {
+        fs::remove_file(bench.source(name)).unwrap();
+    }
+    thread::sleep(Duration::from_millis(30));
+    bench.write("b/newest", b"newest");
+    let take = |clock| bench.take_of("repo", &bench.source(""), clock, ChangeDetection::default()).unchanged;
+    take(later);
+    // The files stay as they are, with their times: what is moved is the directories that they are in.
+    fs::rename(bench.source(""), bench.path("before")).unwrap();
+    fs::create_dir(bench.source("")).unwrap();
+    for name in ["a", "b"] {
+        fs::rename(bench.path("before").join(name), bench.source(name)).unwrap();
+    }
+    assert_eq!(take(|| later() + SignedDuration::from_secs(5)), 11);
+    assert_eq!(take(|| later() + SignedDuration::from_secs(10)), 11);
+    assert_eq!(take(|| later() + SignedDuration::from_secs(15)), 12);
+}
+
+#[test]
 fn who_ignores_ctime_settles_no_newest_time_for_others() {
     let bench = Bench::with_files();
     let take = |clock, detection| bench.take_of("repo", &bench.source(""), clock, detection).unchanged;
