@@ -249,13 +249,17 @@ impl<'r> ObjectWriter<'r> {
         }
     }
 
-    /// The name of a content. Disk images have the same long chunk of zeros thousands of times: it is hashed once.
+    /// The name of a content.
     pub fn name(&self, content: &[u8]) -> ObjectId {
-        let hash = |content: &[u8]| self.repo.hash().hash(content);
         if content.len() == self.repo.config().chunks.maximum() && is_zeros(content) {
-            return *self.zeros.get_or_init(|| hash(content));
+            return self.name_of_zeros();
         }
-        hash(content)
+        self.repo.hash().hash(content)
+    }
+
+    /// The name of the longest chunk of zeros. Disk images have it thousands of times: it is hashed once.
+    pub fn name_of_zeros(&self) -> ObjectId {
+        *self.zeros.get_or_init(|| self.repo.hash().hash(&vec![0; self.repo.config().chunks.maximum()]))
     }
 
     /// Whether the object has to be stored by who asks.

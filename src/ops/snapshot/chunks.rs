@@ -138,7 +138,7 @@ impl<'a> Part<'a> {
         let (mut known, whole) = (&known[..], self.place.len());
         loop {
             let start = self.place.start;
-            let run = self.first_run(&mut known, runs);
+            let run = self.first_run(&mut known, runs.writer);
             if run.is_empty() {
                 return whole - self.place.len();
             }
@@ -161,13 +161,13 @@ impl<'a> Part<'a> {
     }
 
     /// Cuts off the chunks that one thread stores. Those in `known` are in it.
-    fn first_run(&mut self, known: &mut &[ChunkAt], runs: &mut Runs<'_, '_>) -> Vec<Chunk> {
+    fn first_run(&mut self, known: &mut &[ChunkAt], writer: &ObjectWriter<'_>) -> Vec<Chunk> {
         let (mut run, end) = (Vec::new(), self.place.start + RUN);
         while self.place.start < end {
             *known = &known[known.partition_point(|chunk| chunk.offset < self.offset)..];
             let taken_over = known.first().filter(|chunk| chunk.offset == self.offset);
             let taken_over = taken_over.and_then(|chunk| Some((self.at(chunk)?.len(), Some(chunk.blob))));
-            let zeros = || self.chunker.zeros(self.bytes()).map(|zeros| (zeros.len(), Some(runs.name_of(zeros))));
+            let zeros = || Some((self.chunker.zeros(self.bytes())?.len(), Some(BlobId(writer.name_of_zeros()))));
             let Some(next) = taken_over.or_else(zeros).or_else(|| Some((self.first()?, None))) else { break };
             self.advance(next.0);
             run.push(next);
@@ -184,20 +184,13 @@ pub(super) struct Runs<'scope, 'w> {
     writer: &'scope ObjectWriter<'w>,
     /// So many runs may wait for each thread that helps.
     waiting: usize,
-    /// The name of the longest chunk of zeros, once one was met: a disk image has thousands of them.
-    zeros: Option<BlobId>,
     stored: VecDeque<Ahead<'scope, Result<Vec<Stored>>>>,
 }
 
 impl<'scope, 'w> Runs<'scope, 'w> {
     pub(super) fn new(writer: &'scope ObjectWriter<'w>) -> Self {
         let longest = RUN.max(writer.repo().config().chunks.maximum());
-        Self { writer, waiting: (WAITING / longest).max(1), zeros: None, stored: VecDeque::new() }
-    }
-
-    /// The name of the longest chunk of zeros, which `zeros` is. It is hashed once.
-    fn name_of(&mut self, zeros: &[u8]) -> BlobId {
-        *self.zeros.get_or_insert_with(|| BlobId(self.writer.name(zeros)))
+        Self { writer, waiting: (WAITING / longest).max(1), stored: VecDeque::new() }
     }
 
     /// Has the chunks from `start` on stored. If enough is waiting for the helpers, this thread does what has been waiting
@@ -340,14 +333,15 @@ mod tests {
     #[test]
     fn chunks_of_zeros_have_the_name_of_what_they_hold() {
         let longest = ChunkSizes::default().maximum();
-        let (repo, past) = with_list(&noise(2 * LENGTH), LENGTH);
-        let zeros = vec![0; 3 * longest + 1000];
-        let content = [noise(LENGTH), zeros, noise(LENGTH), vec![0; 2 * longest]].concat();
-        for past in [None, Some(past)] {
+        let content = [noise(LENGTH), vec![0; 3 * longest + 1000], noise(LENGTH), vec![0; 2 * longest]].concat();
+        // With what it had, which is zeros as well from some chunk on, and without.
+        let (repo, past) = with_list(&content, LENGTH);
+        for (past, taken_over) in [(None, 0), (Some(past), 1)] {
             let lengths = stored(&repo, &content, 0, &mut PastChunks::of(&repo, past));
-            let of_zeros = lengths.iter().filter(|length| **length == longest).count();
-            assert!((3..=5).contains(&of_zeros), "{lengths:?}");
+            assert_eq!(lengths.iter().filter(|length| **length == LENGTH).count().min(1), taken_over, "{lengths:?}");
         }
+        let lengths = stored(&repo, &content, 0, &mut PastChunks::of(&repo, None));
+        assert!((3..=5).contains(&lengths.iter().filter(|length| **length == longest).count()), "{lengths:?}");
     }
 
     #[test]
