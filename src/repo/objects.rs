@@ -14,15 +14,26 @@ use crate::store::loose;
 use crate::store::pack::DecodedFrame;
 use crate::store::packs::{Location, Packs};
 
-/// The content of an object.
+/// The content of an object. To clone it copies nothing.
 #[derive(Debug, Clone)]
 pub struct ObjectBytes(Held);
 
 #[derive(Debug, Clone)]
 enum Held {
-    Alone(Vec<u8>),
+    Alone(Arc<Vec<u8>>),
     /// As a part of a frame that others may need as well: it is not copied.
     InFrame(Arc<DecodedFrame>, usize),
+}
+
+impl ObjectBytes {
+    fn alone(bytes: Vec<u8>) -> Self {
+        Self(Held::Alone(Arc::new(bytes)))
+    }
+
+    /// Whether both are held as parts of one frame: then the second takes no memory of its own.
+    pub fn shares_frame_with(&self, other: &Self) -> bool {
+        matches!((&self.0, &other.0), (Held::InFrame(one, _), Held::InFrame(other, _)) if Arc::ptr_eq(one, other))
+    }
 }
 
 impl Deref for ObjectBytes {
@@ -53,7 +64,7 @@ impl Repository {
 
     fn find_elsewhere(&self, id: ObjectId) -> Option<ObjectBytes> {
         let content = self.elsewhere.as_ref()?.content(id)?;
-        (self.hash().hash(&content) == id).then_some(ObjectBytes(Held::Alone(content)))
+        (self.hash().hash(&content) == id).then(|| ObjectBytes::alone(content))
     }
 
     fn read_own(&self, id: ObjectId) -> Result<ObjectBytes> {
@@ -92,7 +103,7 @@ impl Repository {
                 Err(error) => failure = failure.or(Some(error)),
             }
         }
-        let loose = loose::read(self.backend(), self.rules(), id).map(|bytes| ObjectBytes(Held::Alone(bytes)));
+        let loose = loose::read(self.backend(), self.rules(), id).map(ObjectBytes::alone);
         match (loose, failure) {
             (Err(Error::Object { problem: ObjectProblem::Missing, .. }), Some(failure)) => Err(failure),
             (loose, _) => loose,

@@ -93,8 +93,8 @@ fn write_as_stored(repo: &Repository, file: &TargetFile, chunks: Vec<ChunkAt>) -
 
 /// A stretch is written when it has so many bytes,
 const STRETCH: u64 = 1 << 20;
-/// or so many chunks.
-const STRETCH_CHUNKS: usize = 64;
+/// or when its chunks are of so many frames, each of which is held in memory as a whole.
+const STRETCH_FRAMES: usize = 4;
 
 /// Chunks that stand side by side in a file, to be written in one go. Only one thread at a time can write to a file, and to
 /// give the kernel a megabyte takes it two thirds of the time that the same takes chunk by chunk.
@@ -104,19 +104,24 @@ struct Stretch<'f> {
     start: u64,
     end: u64,
     chunks: Vec<ObjectBytes>,
+    /// How many of them are of another frame than the one before.
+    frames: usize,
 }
 
 impl<'f> Stretch<'f> {
     fn of(file: &'f TargetFile) -> Self {
-        Self { file, start: 0, end: 0, chunks: Vec::new() }
+        Self { file, start: 0, end: 0, chunks: Vec::new(), frames: 0 }
     }
 
     /// Writes a chunk at an offset, sooner or later.
     fn write(&mut self, chunk: ObjectBytes, offset: u64) -> Result<()> {
-        if offset != self.end || self.end - self.start >= STRETCH || self.chunks.len() == STRETCH_CHUNKS {
+        let is_of_same_frame = self.chunks.last().is_some_and(|last| last.shares_frame_with(&chunk));
+        let has_frames = self.frames == STRETCH_FRAMES && !is_of_same_frame;
+        if offset != self.end || self.end - self.start >= STRETCH || has_frames {
             self.flush()?;
             self.start = offset;
         }
+        self.frames += usize::from(self.chunks.is_empty() || !is_of_same_frame);
         self.end = offset + chunk.len() as u64;
         self.chunks.push(chunk);
         Ok(())
@@ -125,6 +130,7 @@ impl<'f> Stretch<'f> {
     fn flush(&mut self) -> Result<()> {
         self.file.write_at(&self.chunks, self.start)?;
         self.chunks.clear();
+        self.frames = 0;
         Ok(())
     }
 
