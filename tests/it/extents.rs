@@ -228,7 +228,10 @@ fn what_an_earlier_check_found_is_not_passed_over_in_silence_and_then_cleared_aw
     let said = world.ok(["snapshot", "-r", "repo", "src"]).stdout;
     assert!(said.contains(&format!("{lost} damaged objects: stored again; `backuptool repair` clears")), "{said}");
     let said = world.run(["check", "-r", "repo"]).exits(4).stdout;
-    assert!(said.contains("next: `backuptool repair`, which clears the damaged packs away"), "{said}");
+    assert!(
+        said.contains("next: `backuptool repair`, which stores elsewhere what is needed of the damaged packs"),
+        "{said}"
+    );
     world.ok(["repair", "-r", "repo"]);
     let report = check(&world, &[], 0);
     assert_eq!((&report["unread_damaged_objects"], &report["whole"]), (&0.into(), &vec![1, 2, 3].into()), "{report}");

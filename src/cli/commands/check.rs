@@ -137,7 +137,7 @@ fn remedies(report: &CheckReport, lines: &mut Vec<String>) {
         line(&format!("what is damaged could not be recorded, so snapshots will not store it again: {error}"));
     }
     line(if report.lacks_nothing() {
-        "next: `backuptool repair`, which clears the damaged packs away: what is needed of them is whole elsewhere"
+        "next: `backuptool repair`, which stores elsewhere what is needed of the damaged packs, and then removes them"
     } else {
         "next: `backuptool repair --from COPY`, with another copy of this repository or any that holds the same files, or \
          `backuptool repair --from-directory DIR`, with the files as they still are; without either it saves what is whole \

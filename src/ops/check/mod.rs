@@ -95,7 +95,7 @@ impl CheckReport {
         self.lacks_nothing() && self.damaged_packs.is_empty()
     }
 
-    /// Whether nothing is damaged but packs, if any: what is needed of them is whole elsewhere then.
+    /// Whether nothing is damaged but packs, if any: what is needed of them is whole then, there or elsewhere.
     pub fn lacks_nothing(&self) -> bool {
         self.damaged.is_empty()
             && self.unreadable.is_empty()
