@@ -7,7 +7,9 @@
 //! - Each file is complete and durable in the staging directory before it gets its name, as everywhere
 //!   ([`Batch`], [`PackWriter`](crate::store::pack::PackWriter)), and the name is durable when the call returns. What a
 //!   rename replaces is only what was found damaged under this very name: an object or a pack can be nothing else than the
-//!   same content then, and a ref or the configuration is replaced only after it was read again and found damaged.
+//!   same content then, and a ref or the configuration is replaced only after it was read again and found damaged. A ref
+//!   of which there is nothing is published as that of a new snapshot is, which replaces nothing: another run may take
+//!   its number at any time, since both hold the lock shared.
 //! - Nothing is removed. So a crash leaves what was there, and some of what was brought.
 //! - A ref comes last, when what it reaches is durable. Who brings refs calls [`Mender::put_ref`] after the others.
 
@@ -59,21 +61,53 @@ impl<'r> Mender<'r> {
         self.put(layout::CONFIG, content, layout::CONFIG, "")
     }
 
-    /// Replaces the ref of a snapshot by this, unless it is whole by now.
-    pub fn put_ref(&self, number: u64, content: &[u8]) -> Result<()> {
+    /// Publishes the ref of a snapshot, or replaces a damaged one. Returns whether it is there now: it is not if another
+    /// snapshot has the number by now.
+    pub fn put_ref(&self, number: u64, content: &[u8]) -> Result<bool> {
         match Snapshot::decode(self.repo.hash(), content) {
             Ok(snapshot) if snapshot.number == number => {}
             _ => return Err(unexpected("a ref")),
         }
-        if let Ok(present) = refs::read(self.backend(), number) {
-            match Snapshot::decode(self.repo.hash(), &present) {
-                Ok(snapshot) if snapshot.number != number => {}
-                Err(DocumentError::Damaged(_)) => {}
-                // It is whole, or newer.
-                _ => return Ok(()),
+        match refs::read(self.backend(), number) {
+            Err(error) if error.is_not_found() => {
+                if self.publish(&format!("ref-{number}"), content, RefFile::Ref(number))? {
+                    return Ok(true);
+                }
+                Ok(refs::read(self.backend(), number)? == content)
+            }
+            Ok(present) if !self.is_damaged_ref(number, &present) => Ok(present == content),
+            // What is no file, or cannot be read, is damaged too.
+            _ => {
+                self.put(&format!("ref-{number}"), content, &RefFile::Ref(number).path(), layout::SNAPSHOTS)?;
+                Ok(true)
             }
         }
-        self.put(&format!("ref-{number}"), content, &RefFile::Ref(number).path(), layout::SNAPSHOTS)
+    }
+
+    /// Whether what is there for a ref is none. One that is newer than this program is whole.
+    fn is_damaged_ref(&self, number: u64, content: &[u8]) -> bool {
+        match Snapshot::decode(self.repo.hash(), content) {
+            Ok(snapshot) => snapshot.number != number,
+            Err(error) => matches!(error, DocumentError::Damaged(_)),
+        }
+    }
+
+    /// Notes that there was a snapshot of this number: no other one will get it.
+    pub fn put_pruned(&self, number: u64) -> Result<()> {
+        self.publish(&format!("pruned-{number}"), &[], RefFile::Pruned(number)).map(|_| ())
+    }
+
+    /// Writes a file among the refs, whole and durable, and gives it its name unless something has it. Returns whether it
+    /// has it now.
+    fn publish(&self, staged: &str, content: &[u8], file: RefFile) -> Result<bool> {
+        let staged = self.staging.write(staged, content)?;
+        lock::confirm(self.backend(), self.lock)?;
+        let is_new = self.backend().publish_new(&staged, &file.path())?;
+        if !is_new {
+            self.backend().remove(&staged)?;
+        }
+        self.backend().sync_dir(layout::SNAPSHOTS)?;
+        Ok(is_new)
     }
 
     /// Writes a file, whole and durable, and gives it its name.

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -625,7 +625,49 @@ fn lost_refs_come_back_where_there_are_only_packs_and_not_where_there_is_nothing
 }
 
 #[test]
-fn labels_that_are_damaged_protect_nothing_and_newer_ones_are_not_judged() {
+fn a_snapshot_that_takes_the_number_of_a_lost_one_stays_and_gets_none_of_its_labels() {
+    // Between the plan and what it does, and while the ref is written.
+    for at in [("create_dir", "tmp/"), ("create", "/ref-1")] {
+        let bed = Bed::new();
+        let (memory, copy) = (bed.copy(), bed.copy());
+        put_labels(&copy, 1, &Labels { pinned: true, ..labelled("of the lost one") });
+        memory
+            .paths()
+            .iter()
+            .filter(|path| path.starts_with("snapshots/"))
+            .for_each(|path| memory.remove(path).unwrap());
+        let (other, source, is_taken) = (memory.clone(), bed.sources[1].path().to_path_buf(), AtomicBool::new(false));
+        let hooked = FaultBackend::hooked(memory.clone(), move |operation, path| {
+            if operation == at.0 && path.contains(at.1) && !is_taken.swap(true, Ordering::Relaxed) {
+                take_with(other.clone(), &source, LOOSE).unwrap();
+            }
+            Ok(())
+        });
+        let report = repair_with(hooked, Repairing { copies: &[copy], ..Repairing::default() }, USUAL).unwrap();
+        assert!(report.not_done.len() == 1 && report.not_done[0].contains("number 1"), "{report:?}");
+        let repo = open(memory).unwrap();
+        assert_eq!(repo.snapshots().unwrap().snapshots.len(), 3);
+        assert_eq!(read_back(&repo, 1).unwrap(), bed.world.taken[&2], "what was taken of the second source");
+        assert_eq!(repo.labels(1).unwrap(), Labels::default());
+        assert_eq!(repo.labels(2).unwrap(), labelled("kept"));
+    }
+}
+
+#[test]
+fn what_a_copy_knows_to_be_removed_does_not_come_back_and_its_number_is_not_used_again() {
+    let bed = Bed::new();
+    let (memory, old, new) = (bed.copy(), bed.copy(), bed.copy());
+    prune_with(new.clone(), &[3], USUAL).unwrap();
+    (1..=3).for_each(|number| memory.remove(&format!("snapshots/{number}.json")).unwrap());
+    let copies = [old, new];
+    assert!(repair("pruned", &memory, Repairing { copies: &copies, ..Repairing::default() }, USUAL));
+    let refs = open(memory.clone()).unwrap().refs().unwrap();
+    assert_eq!((refs.snapshots, refs.pruned), (vec![1, 2], vec![3]));
+    assert_eq!(take_with(memory, bed.sources[0].path(), LOOSE).unwrap().snapshot.number, 4);
+}
+
+#[test]
+fn labels_that_are_damaged_count_as_a_pin_and_newer_ones_are_not_judged() {
     let bed = Bed::new();
     let memory = bed.copy();
     put_labels(&memory, 1, &labelled("of this one"));
@@ -633,7 +675,8 @@ fn labels_that_are_damaged_protect_nothing_and_newer_ones_are_not_judged() {
     ruin_objects(&memory);
     let remove = |memory| repair_plan(memory, Repairing { remove: true, ..Repairing::default() }, USUAL);
     harm(&memory, "snapshots/1.labels.json", Harm::Halved);
-    assert_eq!(remove(memory.clone()).unwrap().remove, [1, 2, 3]);
+    let error = remove(memory.clone()).unwrap_err();
+    assert!(error.to_string().contains("prune --snapshot=1"), "{error}");
     memory.set_contents("snapshots/1.labels.json", newer).unwrap();
     assert!(matches!(remove(memory), Err(Error::TooNew { .. })));
 }

@@ -93,6 +93,9 @@ fn plan_text(plan: &RepairPlan) -> String {
     for (number, from) in &plan.refs {
         line(format!("would bring back the ref of snapshot {number} from {}", display_path(from)));
     }
+    if let Some(number) = plan.pruned {
+        line(format!("would note that there was a snapshot {number}, which a copy has removed"));
+    }
     for (number, from) in &plan.labels {
         line(format!("would bring back the labels of snapshot {number} as they are in {}", display_path(from)));
     }
@@ -139,6 +142,9 @@ fn done_text(plan: &RepairPlan) -> String {
     if !plan.refs.is_empty() {
         let numbers: Vec<u64> = plan.refs.iter().map(|(number, _)| *number).collect();
         line(format!("brought back the refs of snapshot {}", number_ranges(&numbers)));
+    }
+    if let Some(number) = plan.pruned {
+        line(format!("noted that there was a snapshot {number}, which a copy has removed"));
     }
     for (number, from) in &plan.labels {
         line(format!("brought back the labels of snapshot {number} as they are in {}", display_path(from)));
@@ -215,6 +221,7 @@ fn plan_json(plan: &RepairPlan) -> Value {
         "config": plan.config.as_ref().map(|path| display_path(path)),
         "refs": plan.refs.iter().map(|(number, _)| number).collect::<Vec<_>>(),
         "labels": plan.labels.iter().map(|(number, _)| number).collect::<Vec<_>>(),
+        "pruned": plan.pruned,
         "packs": plan.packs.iter().map(|(pack, _)| pack.to_string()).collect::<Vec<_>>(),
         "objects": plan.objects.iter().map(objects).collect::<Vec<_>>(),
         "bytes": plan.bytes,

@@ -24,6 +24,8 @@ pub(super) struct Documents {
     pub(super) damaged_labels: Vec<(u64, Error)>,
     /// Snapshots that a copy has, and of which there is no trace here.
     pub(super) not_here: Vec<u64>,
+    /// The highest number of a snapshot that was removed, as far as the copies say, if that is lost here.
+    pub(super) pruned: Option<u64>,
 }
 
 impl Documents {
@@ -62,6 +64,9 @@ impl Documents {
                 }
             }
         }
+        if all_lost {
+            found.leave_out_pruned(&copies)?;
+        }
         found.listing.snapshots.sort_unstable_by_key(|snapshot| snapshot.number);
         let brought: BTreeSet<u64> = found.refs.iter().map(|(number, ..)| *number).collect();
         found.not_here = not_here.difference(&brought).copied().collect();
@@ -72,6 +77,19 @@ impl Documents {
         let may_be_lost = |number: u64| all_lost && !known.labels.contains(&number);
         found.find_labels(&copies, may_be_lost);
         Ok(found)
+    }
+
+    /// Leaves out what was removed as any copy says: a repair must not undo a prune. And no other snapshot shall get the
+    /// number of one that was removed.
+    fn leave_out_pruned(&mut self, copies: &[(usize, &SharedRepository)]) -> Result<()> {
+        let mut pruned = BTreeSet::new();
+        for (_, copy) in copies {
+            pruned.extend(copy.refs()?.pruned);
+        }
+        self.refs.retain(|(number, ..)| !pruned.contains(number));
+        self.listing.snapshots.retain(|snapshot| !pruned.contains(&snapshot.number));
+        self.pruned = pruned.last().copied();
+        Ok(())
     }
 
     /// Whether a copy has no other ref under a number that both have.
@@ -112,16 +130,24 @@ impl Documents {
         }
     }
 
-    /// Fails before anything is done if a snapshot that is to be removed is pinned, or will be by labels that are brought.
+    /// Fails before anything is done if a snapshot that is to be removed is pinned, or will be by labels that are brought,
+    /// or if nobody can say whether it is.
     pub(super) fn refuse_pinned(&self, repo: &Repository, numbers: &[u64]) -> Result<()> {
         for number in numbers {
-            let is_pinned_here = match repo.labels(*number) {
-                Ok(labels) => labels.pinned,
-                Err(error) if error.is_unreadable() => false,
-                Err(error) => return Err(error),
+            let brought = self.labels.iter().find(|(brought, ..)| brought == number).map(|(.., labels)| labels);
+            let is_pinned = match (repo.labels(*number), brought) {
+                (_, Some(brought)) => brought.pinned,
+                (Ok(labels), None) => labels.pinned,
+                (Err(error), None) if error.is_unreadable() => {
+                    return Err(Error::refused(
+                        format!("remove the damaged snapshot {number}"),
+                        "its labels are damaged as well, and they may have said that it is pinned",
+                        format!("nothing was changed; `backuptool prune --snapshot={number}` removes it all the same"),
+                    ));
+                }
+                (Err(error), None) => return Err(error),
             };
-            let will_be_pinned = self.labels.iter().any(|(brought, _, labels)| brought == number && labels.pinned);
-            if is_pinned_here || will_be_pinned {
+            if is_pinned {
                 return Err(Error::refused(
                     format!("remove the damaged snapshot {number}"),
                     "it is pinned",
@@ -137,11 +163,11 @@ impl Documents {
 }
 
 /// Brings the labels that were found for snapshots whose labels are still damaged, or, where the refs had been lost and
-/// are there again, not there. What somebody else wrote since then stays.
+/// `brought` are there again, not there. What somebody else wrote since then stays.
 pub(super) fn bring_labels(
     repo: &SharedRepository,
     found: &[(u64, Labels)],
-    refs: &[(u64, Vec<u8>)],
+    brought: &[u64],
     session: &Session<'_>,
 ) -> Result<()> {
     if found.is_empty() {
@@ -150,7 +176,7 @@ pub(super) fn bring_labels(
     let writer = repo.labels_writer(session)?;
     for (number, labels) in found {
         let is_wanted = match repo.labels(*number) {
-            Ok(there) => there.is_empty() && refs.iter().any(|(brought, _)| brought == number),
+            Ok(there) => there.is_empty() && brought.contains(number),
             Err(error) if error.is_interrupted() => return Err(error),
             Err(error) => error.is_unreadable(),
         };

@@ -82,6 +82,8 @@ pub struct RepairPlan {
     pub refs: Vec<(u64, PathBuf)>,
     /// The snapshots whose labels are to be brought back, and from where.
     pub labels: Vec<(u64, PathBuf)>,
+    /// The number of a snapshot that was removed, as a copy says: no other snapshot shall get it.
+    pub pruned: Option<u64>,
     /// The packs to bring back as they are, and from where.
     pub packs: Vec<(PackName, PathBuf)>,
     /// The objects to store again, and from where.
@@ -125,7 +127,8 @@ impl RepairPlan {
     }
 
     fn brings(&self) -> bool {
-        let brings_documents = self.config.is_some() || !self.refs.is_empty() || !self.labels.is_empty();
+        let brings_refs = !self.refs.is_empty() || self.pruned.is_some();
+        let brings_documents = self.config.is_some() || brings_refs || !self.labels.is_empty();
         brings_documents || !self.packs.is_empty() || !self.objects.is_empty()
     }
 
@@ -235,6 +238,7 @@ pub fn plan(
         config_content: config.map(|config| config.content),
         ref_contents: brought.refs.into_iter().map(|(number, _, content)| (number, content)).collect(),
         label_contents: brought.labels.into_iter().map(|(number, _, labels)| (number, labels)).collect(),
+        pruned: brought.pruned,
         pack_origins: taken.packs.iter().map(|pack| (pack.copy, pack.name)).collect(),
         found,
         as_loose,
@@ -581,10 +585,20 @@ pub fn execute(plan: RepairPlan, options: WriterOptions, session: &Session<'_>) 
             not_done.push(format!("object {id} could not be read again where it was found"));
         }
         if not_done.is_empty() {
+            let (mut brought, mut labels) = (Vec::new(), plan.label_contents);
             for (number, content) in &plan.ref_contents {
-                mender.put_ref(*number, content)?;
+                if mender.put_ref(*number, content)? {
+                    brought.push(*number);
+                } else {
+                    // Nor are its labels those of the other one.
+                    labels.retain(|(of, _)| of != number);
+                    not_done.push(format!("another snapshot has the number {number} by now, and its ref stays"));
+                }
             }
-            documents::bring_labels(&repo, &plan.label_contents, &plan.ref_contents, session)?;
+            if let Some(pruned) = plan.pruned {
+                mender.put_pruned(pruned)?;
+            }
+            documents::bring_labels(&repo, &labels, &brought, session)?;
         }
     }
     if plan.record_is_old {
