@@ -26,6 +26,7 @@ use super::copies::Copy;
 use super::{Reachable, Repository, Session, begin_staging, lock};
 use crate::error::{Error, Result};
 use crate::object::ObjectId;
+use crate::store::layout::RefFile;
 use crate::store::pack::{PackFile, PackName};
 use crate::store::staging::{self, Staging};
 use crate::store::{Lock, LockMode, layout, loose, refs, remove_if_there};
@@ -95,6 +96,21 @@ impl ExclusiveRepository {
         self.repo.go_on()?;
         lock::confirm(self.repo.backend(), self.lock.as_deref())?;
         refs::remove(self.repo.backend(), numbers)
+    }
+
+    /// Notes, durably, that there was a snapshot of this number, as a copy of the repository says: so no other one gets it.
+    /// If a higher number is taken, or this one, there is nothing to note. (Beside others that could not be done: a snapshot
+    /// that takes the number at the same time would count as removed.)
+    pub fn note_removed(&self, number: u64, session: &Session<'_>) -> Result<()> {
+        let backend = self.repo.backend();
+        if refs::list(backend)?.next_number() > number {
+            return Ok(());
+        }
+        let staging = begin_staging(backend, session)?;
+        let staged = staging.write("pruned", &[])?;
+        lock::confirm(backend, self.lock.as_deref())?;
+        backend.publish_new(&staged, &RefFile::Pruned(number).path())?;
+        backend.sync_dir(layout::SNAPSHOTS)
     }
 
     /// Removes packs and loose objects, except those that hold the last good copy of an object that is needed; see the

@@ -70,13 +70,21 @@ impl<'r> Mender<'r> {
         }
         match refs::read(self.backend(), number) {
             Err(error) if error.is_not_found() => {
-                if self.publish(&format!("ref-{number}"), content, RefFile::Ref(number))? {
-                    return Ok(true);
+                let staged = self.staging.write(&format!("ref-{number}"), content)?;
+                lock::confirm(self.backend(), self.lock)?;
+                let is_new = self.backend().publish_new(&staged, &RefFile::Ref(number).path())?;
+                if !is_new {
+                    self.backend().remove(&staged)?;
                 }
-                Ok(refs::read(self.backend(), number)? == content)
+                self.backend().sync_dir(layout::SNAPSHOTS)?;
+                Ok(is_new || refs::read(self.backend(), number)? == content)
             }
-            Ok(present) if !self.is_damaged_ref(number, &present) => Ok(present == content),
-            // What is no file, or cannot be read, is damaged too.
+            Err(error) if !error.is_unreadable() => Err(error),
+            Ok(present) if !self.is_damaged_ref(number, &present) => {
+                // Who has written it may not have come so far.
+                self.backend().sync_dir(layout::SNAPSHOTS)?;
+                Ok(present == content)
+            }
             _ => {
                 self.put(&format!("ref-{number}"), content, &RefFile::Ref(number).path(), layout::SNAPSHOTS)?;
                 Ok(true)
@@ -90,24 +98,6 @@ impl<'r> Mender<'r> {
             Ok(snapshot) => snapshot.number != number,
             Err(error) => matches!(error, DocumentError::Damaged(_)),
         }
-    }
-
-    /// Notes that there was a snapshot of this number: no other one will get it.
-    pub fn put_pruned(&self, number: u64) -> Result<()> {
-        self.publish(&format!("pruned-{number}"), &[], RefFile::Pruned(number)).map(|_| ())
-    }
-
-    /// Writes a file among the refs, whole and durable, and gives it its name unless something has it. Returns whether it
-    /// has it now.
-    fn publish(&self, staged: &str, content: &[u8], file: RefFile) -> Result<bool> {
-        let staged = self.staging.write(staged, content)?;
-        lock::confirm(self.backend(), self.lock)?;
-        let is_new = self.backend().publish_new(&staged, &file.path())?;
-        if !is_new {
-            self.backend().remove(&staged)?;
-        }
-        self.backend().sync_dir(layout::SNAPSHOTS)?;
-        Ok(is_new)
     }
 
     /// Writes a file, whole and durable, and gives it its name.

@@ -21,7 +21,11 @@
 //!    in a pack, or nothing needs it. A rotten pack goes if all that is needed of it was read and hashed elsewhere under
 //!    this lock ([`ExclusiveRepository::remove_rotten`](crate::repo::ExclusiveRepository::remove_rotten)). What the plan
 //!    believed does not count here: only what is there.
-//! 4. `cache/index` is written anew from the packs themselves.
+//! 4. Still under it, where all refs had been lost, the highest number that a copy knows to be removed is noted, so that no
+//!    other snapshot gets it; and `cache/index` is written anew from the packs themselves.
+//!
+//! What was not any more as the plan had seen it is not done, and nothing that comes after bringing either: the next run
+//! plans anew.
 //!
 //! Nobody can hide behind a name: whatever another repository or a directory gives has the hash that is its name, or is
 //! not taken. Refs, labels and the configuration have no such name; they come only from a copy of the very same repository
@@ -57,7 +61,8 @@ use crate::error::{Error, Result};
 use crate::fs::Identity;
 use crate::object::{Labels, ObjectId, Snapshot, display_path};
 use crate::repo::{
-    Elsewhere, Reachable, Repository, Rotten, Session, SharedRepository, SnapshotListing, WriterOptions,
+    Elsewhere, ExclusiveRepository, Reachable, Repository, Rotten, Session, SharedRepository, SnapshotListing,
+    WriterOptions,
 };
 use crate::store::pack::{PackName, Salvage};
 use crate::store::{Backend, damaged, loose};
@@ -127,20 +132,20 @@ impl RepairPlan {
     }
 
     fn brings(&self) -> bool {
-        let brings_refs = !self.refs.is_empty() || self.pruned.is_some();
-        let brings_documents = self.config.is_some() || brings_refs || !self.labels.is_empty();
+        let brings_documents = self.config.is_some() || !self.refs.is_empty() || !self.labels.is_empty();
         brings_documents || !self.packs.is_empty() || !self.objects.is_empty()
     }
 
     fn clears(&self) -> bool {
-        !self.superseded_packs.is_empty() || !self.superseded_loose.is_empty()
+        self.pruned.is_some() || !self.superseded_packs.is_empty() || !self.superseded_loose.is_empty()
     }
 }
 
-/// What a repair did: what was planned, but for what is in `not_done`.
+/// What a repair did: what was planned, if `not_done` is empty.
 #[derive(Debug)]
 pub struct RepairReport {
-    /// What was planned and could not be done, since something was not any more what the plan had seen.
+    /// What was planned and could not be done, since something was not any more what the plan had seen. Then nothing was
+    /// removed either, and refs and labels are not brought if an object or a pack is among it.
     pub not_done: Vec<String>,
     /// How long it took.
     pub elapsed: Duration,
@@ -595,9 +600,6 @@ pub fn execute(plan: RepairPlan, options: WriterOptions, session: &Session<'_>) 
                     not_done.push(format!("another snapshot has the number {number} by now, and its ref stays"));
                 }
             }
-            if let Some(pruned) = plan.pruned {
-                mender.put_pruned(pruned)?;
-            }
             documents::bring_labels(&repo, &labels, &brought, session)?;
         }
     }
@@ -617,20 +619,25 @@ pub fn execute(plan: RepairPlan, options: WriterOptions, session: &Session<'_>) 
     }
     if clears || rebuilds_index {
         repo.look_elsewhere(None)?;
-        clear_away(repo, &plan.rotten, &plan.superseded_loose, rebuilds_index, session, &mut not_done)?;
+        let mut repo = clear_away(repo, &plan.rotten, &plan.superseded_loose, session, &mut not_done)?;
+        if let Some(number) = plan.pruned {
+            repo.note_removed(number, session)?;
+        }
+        if rebuilds_index {
+            repo.rebuild_index(session)?;
+        }
     }
     Ok(RepairReport { not_done, elapsed: begun.elapsed() })
 }
 
-/// Removes what is damaged and superseded, and writes the index of all packs anew.
+/// Takes the exclusive lock, and removes what is damaged and superseded.
 fn clear_away(
     repo: SharedRepository,
     rotten: &[Rotten],
     loose: &[ObjectId],
-    rebuilds_index: bool,
     session: &Session<'_>,
     not_done: &mut Vec<String>,
-) -> Result<()> {
+) -> Result<ExclusiveRepository> {
     let clears = !rotten.is_empty() || !loose.is_empty();
     let mut marks = Some(Reachable::default());
     let mut marked = BTreeSet::new();
@@ -652,7 +659,7 @@ fn clear_away(
         not_done.extend(stays.iter().map(|name| format!("{name} stays: something needed stands in it alone by now")));
     }
     drop(announced);
-    if rebuilds_index { repo.rebuild_index(session) } else { Ok(()) }
+    Ok(repo)
 }
 
 /// Marks what the snapshots need that were not marked before, and notes by name which of `held` they need. There are no
