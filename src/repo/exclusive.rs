@@ -109,7 +109,7 @@ impl ExclusiveRepository {
         let staging = begin_staging(backend, session)?;
         let staged = staging.write("pruned", &[])?;
         lock::confirm(backend, self.lock.as_deref())?;
-        backend.publish_new(&staged, &RefFile::Pruned(number).path())?;
+        refs::publish_staged(backend, &staged, RefFile::Pruned(number))?;
         backend.sync_dir(layout::SNAPSHOTS)
     }
 

@@ -72,10 +72,7 @@ impl<'r> Mender<'r> {
             Err(error) if error.is_not_found() => {
                 let staged = self.staging.write(&format!("ref-{number}"), content)?;
                 lock::confirm(self.backend(), self.lock)?;
-                let is_new = self.backend().publish_new(&staged, &RefFile::Ref(number).path())?;
-                if !is_new {
-                    self.backend().remove(&staged)?;
-                }
+                let is_new = refs::publish_staged(self.backend(), &staged, RefFile::Ref(number))?;
                 self.backend().sync_dir(layout::SNAPSHOTS)?;
                 Ok(is_new || refs::read(self.backend(), number)? == content)
             }

@@ -109,7 +109,7 @@ pub fn publish(
             ));
         }
         let staged = staging.write(&format!("ref-{number}"), &content)?;
-        if backend.publish_new(&staged, &RefFile::Ref(number).path())? {
+        if publish_staged(backend, &staged, RefFile::Ref(number))? {
             backend.sync_dir(SNAPSHOTS).map_err(|error| {
                 Error::refused(
                     format!("make snapshot {number} safe against a power failure"),
@@ -119,9 +119,18 @@ pub fn publish(
             })?;
             return Ok(number);
         }
-        backend.remove(&staged)?;
         number += 1;
     }
+}
+
+/// Gives a staged file its name among the refs, unless something has that name: then the staged one goes. Returns whether
+/// it has the name now, which is durable when the directory is synced.
+pub fn publish_staged(backend: &dyn Backend, staged: &str, file: RefFile) -> Result<bool> {
+    let is_new = backend.publish_new(staged, &file.path())?;
+    if !is_new {
+        backend.remove(staged)?;
+    }
+    Ok(is_new)
 }
 
 /// Removes snapshots and makes that durable; only then may the objects go that nothing else needs. Also completes
