@@ -134,29 +134,27 @@ impl Documents {
     /// or if nobody can say whether it is.
     pub(super) fn refuse_pinned(&self, repo: &Repository, numbers: &[u64]) -> Result<()> {
         for number in numbers {
-            let brought = self.labels.iter().find(|(brought, ..)| brought == number).map(|(.., labels)| labels);
-            let is_pinned = match (repo.labels(*number), brought) {
-                (_, Some(brought)) => brought.pinned,
-                (Ok(labels), None) => labels.pinned,
-                (Err(error), None) if error.is_unreadable() => {
-                    return Err(Error::refused(
-                        format!("remove the damaged snapshot {number}"),
-                        "its labels are damaged as well, and they may have said that it is pinned",
-                        format!("nothing was changed; `backuptool prune --snapshot={number}` removes it all the same"),
-                    ));
-                }
-                (Err(error), None) => return Err(error),
+            let is_pinned = match self.labels.iter().find(|(brought, ..)| brought == number) {
+                Some((.., brought)) => Ok(brought.pinned),
+                None => repo.labels(*number).map(|labels| labels.pinned),
             };
-            if is_pinned {
-                return Err(Error::refused(
-                    format!("remove the damaged snapshot {number}"),
+            let (reason, next) = match is_pinned {
+                Ok(false) => continue,
+                Ok(true) => (
                     "it is pinned",
                     format!(
-                        "nothing was changed; if it is to go, repair without removing anything, which brings the pin back if \
-                         it comes from a copy, and then run `backuptool unpin {number}`"
+                        "if it is to go, repair without removing anything, which brings the pin back if it comes from a \
+                         copy, and then run `backuptool unpin {number}`"
                     ),
-                ));
-            }
+                ),
+                Err(error) if error.is_unreadable() => (
+                    "its labels are damaged as well, and they may have said that it is pinned",
+                    format!("`backuptool prune --snapshot={number}` removes it all the same"),
+                ),
+                Err(error) => return Err(error),
+            };
+            let attempted = format!("remove the damaged snapshot {number}");
+            return Err(Error::refused(attempted, reason, format!("nothing was changed; {next}")));
         }
         Ok(())
     }

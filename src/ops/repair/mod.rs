@@ -128,7 +128,8 @@ pub struct RepairPlan {
 impl RepairPlan {
     /// Whether there is nothing to do.
     pub fn is_nothing(&self) -> bool {
-        !self.brings() && !self.clears() && self.remove.is_empty() && !self.index_is_wrong && !self.record_is_old
+        let notes_nothing = self.pruned.is_none() && !self.index_is_wrong && !self.record_is_old;
+        !self.brings() && !self.clears() && self.remove.is_empty() && notes_nothing
     }
 
     fn brings(&self) -> bool {
@@ -137,7 +138,7 @@ impl RepairPlan {
     }
 
     fn clears(&self) -> bool {
-        self.pruned.is_some() || !self.superseded_packs.is_empty() || !self.superseded_loose.is_empty()
+        !self.superseded_packs.is_empty() || !self.superseded_loose.is_empty()
     }
 }
 
@@ -617,7 +618,7 @@ pub fn execute(plan: RepairPlan, options: WriterOptions, session: &Session<'_>) 
         prune::execute(repo, pruning, options, session)?;
         repo = SharedRepository::open(plan.backend, session)?;
     }
-    if clears || rebuilds_index {
+    if clears || rebuilds_index || plan.pruned.is_some() {
         repo.look_elsewhere(None)?;
         let mut repo = clear_away(repo, &plan.rotten, &plan.superseded_loose, session, &mut not_done)?;
         if let Some(number) = plan.pruned {
