@@ -201,9 +201,10 @@ impl TargetFile {
     fn write_dense(&self, mut pieces: &mut [IoSlice<'_>], mut offset: u64) -> Result<()> {
         while !pieces.is_empty() {
             let some = &pieces[..pieces.len().min(MOST_PIECES)];
-            let written = retry_on_intr(|| pwritev(&self.file, some, offset)).map_err(io::Error::from);
-            let written =
-                written.and_then(|count| if count == 0 { Err(io::ErrorKind::WriteZero.into()) } else { Ok(count) });
+            let written = match retry_on_intr(|| pwritev(&self.file, some, offset)) {
+                Ok(0) => Err(io::ErrorKind::WriteZero.into()),
+                other => other.map_err(io::Error::from),
+            };
             let count = written.map_err(|error| Error::io("write the file", &self.path, error))?;
             IoSlice::advance_slices(&mut pieces, count);
             offset += count as u64;
