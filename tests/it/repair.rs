@@ -48,6 +48,13 @@ fn ruin_objects(memory: &MemoryBackend) {
     }
 }
 
+/// The refs of the three snapshots of a bed are lost, and their labels stay.
+fn lose_refs(memory: &MemoryBackend) {
+    for number in 1..=3 {
+        memory.remove(&format!("snapshots/{number}.json")).unwrap();
+    }
+}
+
 struct Bed {
     world: World,
     sources: [Source; 3],
@@ -453,9 +460,7 @@ fn whole_and_newer_labels_stay_though_all_refs_are_lost() {
     put_labels(&memory, 1, &labelled("of this one"));
     let newer = newer(&memory.contents("snapshots/2.labels.json").unwrap());
     memory.set_contents("snapshots/2.labels.json", newer.clone()).unwrap();
-    for number in 1..=3 {
-        memory.remove(&format!("snapshots/{number}.json")).unwrap();
-    }
+    lose_refs(&memory);
     let copy = bed.copy();
     put_labels(&copy, 1, &labelled("of the copy"));
     put_labels(&copy, 3, &labelled("lost"));
@@ -510,9 +515,7 @@ fn a_lost_configuration_comes_back_where_a_ref_shows_that_it_is_the_same_reposit
 fn lost_snapshots_come_back_from_a_copy_and_what_may_have_been_removed_does_not() {
     let bed = Bed::new();
     let memory = bed.copy();
-    for number in 1..=3 {
-        memory.remove(&format!("snapshots/{number}.json")).unwrap();
-    }
+    lose_refs(&memory);
     memory.remove("snapshots/2.labels.json").unwrap();
     let copies = [bed.copy()];
     let from = Repairing { copies: &copies, ..Repairing::default() };
@@ -554,9 +557,7 @@ fn copies_that_disagree_with_each_other_give_refs_of_one_history() {
     for _ in 4..=5 {
         take_with(other.clone(), bed.sources[1].path(), LOOSE).unwrap();
     }
-    for number in 1..=3 {
-        memory.remove(&format!("snapshots/{number}.json")).unwrap();
-    }
+    lose_refs(&memory);
     let plan = repair_plan(memory, Repairing { copies: &[one, other], ..Repairing::default() }, USUAL).unwrap();
     let numbers: Vec<_> = plan.refs.iter().map(|(number, _)| *number).collect();
     assert_eq!(numbers, [1, 2, 3, 4], "5 is of a copy that has another 4");
@@ -631,11 +632,8 @@ fn a_snapshot_that_takes_the_number_of_a_lost_one_stays_and_gets_none_of_its_lab
         let bed = Bed::new();
         let (memory, copy) = (bed.copy(), bed.copy());
         put_labels(&copy, 1, &Labels { pinned: true, ..labelled("of the lost one") });
-        memory
-            .paths()
-            .iter()
-            .filter(|path| path.starts_with("snapshots/"))
-            .for_each(|path| memory.remove(path).unwrap());
+        lose_refs(&memory);
+        memory.remove("snapshots/2.labels.json").unwrap();
         let (other, source, is_taken) = (memory.clone(), bed.sources[1].path().to_path_buf(), AtomicBool::new(false));
         let hooked = FaultBackend::hooked(memory.clone(), move |operation, path| {
             if operation == at.0 && path.contains(at.1) && !is_taken.swap(true, Ordering::Relaxed) {
@@ -658,7 +656,7 @@ fn what_a_copy_knows_to_be_removed_does_not_come_back_and_its_number_is_not_used
     let bed = Bed::new();
     let (memory, old, new) = (bed.copy(), bed.copy(), bed.copy());
     prune_with(new.clone(), &[3], USUAL).unwrap();
-    (1..=3).for_each(|number| memory.remove(&format!("snapshots/{number}.json")).unwrap());
+    lose_refs(&memory);
     let copies = [old, new];
     assert!(repair("pruned", &memory, Repairing { copies: &copies, ..Repairing::default() }, USUAL));
     let refs = open(memory.clone()).unwrap().refs().unwrap();
