@@ -6,15 +6,18 @@
 //! in bounded memory. (The idea is that of git's index and of the files cache of borg; the walk order makes it a merge.)
 //! The hashes in the records, which do not compress, stand beside the rest, which does.
 //!
+//! As long as a snapshot sees what the last one saw, it writes nothing down; and what has the same records later on is taken
+//! over from the file before, without being compressed again.
+//!
 //! # Why it never makes a snapshot wrong
 //!
 //! - What it names is stored. A file is opened only if a ref with its root tree is there
 //!   ([`super::ObjectWriter::last_seen`]), the shared lock is held until the new ref is published, and everything that a ref
 //!   needs is stored as long as the ref is. While objects are known to be damaged no such file is used: what is damaged
 //!   would not be met and stored again.
-//! - What it says is what was written: each block is read only if its hash is right, which covers the hash of the block
-//!   before it, and so the beginning of the file, which says of which source it is. What is cut short, damaged or of
-//!   another version is as good as not there from that point on.
+//! - What it says is what was written: the records of each block are taken only if its hash is right, which covers the hash
+//!   of the block before it, and so the beginning of the file, which says of which source it is. What is cut short, damaged
+//!   or of another version is as good as not there from that point on.
 //! - A file that has changed is not taken for unchanged: its size, both times and its inode must be what they were, and
 //!   the times must have been *settled* then, that is older by [`UNSETTLED_SECONDS`] than the clock when that snapshot
 //!   began. A change after the file was read gives it a time that is not, as long as the clock that makes the times and
@@ -26,6 +29,7 @@
 //!
 //! Like everything in `cache` it can be deleted. It is not synced: a crash may leave it cut short.
 
+mod block;
 mod read;
 mod write;
 
@@ -35,7 +39,7 @@ pub use self::read::SeenReader;
 pub use self::write::SeenWriter;
 use super::Repository;
 use crate::error::Result;
-use crate::object::{Content, HashAlgorithm, ID_LEN, Name, ObjectId, TreeId};
+use crate::object::{Content, ID_LEN, Name, TreeId};
 use crate::store::{Backend, EntryKind, layout, remove_if_there};
 
 /// Times that are less than so much older than the beginning of a snapshot may be met again: some file systems count in
@@ -109,28 +113,10 @@ impl Seen {
     }
 }
 
-const MAGIC: [u8; 8] = *b"BTseen\0\x03";
-/// A block ends when its records have so many bytes of hashes, or of the rest.
-const BLOCK: usize = 64 << 10;
-/// No block has more of either: a record is never as long as a block.
-const LONGEST_BLOCK: usize = 2 * BLOCK;
-/// The length of its hashes, the length of the frame that the rest is in, and the hash of both.
-const BLOCK_HEAD: usize = 4 + 4 + ID_LEN;
+const MAGIC: [u8; 8] = *b"BTseen\0\x04";
 /// The magic number, the root tree, the newest time and whether it was met before, the second of the end, and the hash of
 /// that.
 const FOOTER: usize = 8 + ID_LEN + 8 + 8 + 1 + 8 + ID_LEN;
-
-/// The hash of a block, or of the footer, behind the hash of what it follows.
-fn chained(hash: HashAlgorithm, before: &ObjectId, parts: &[&[u8]]) -> ObjectId {
-    let mut hasher = hash.hasher();
-    hasher.update(before.as_bytes());
-    for part in parts {
-        hasher.update(part);
-    }
-    hasher.finish()
-}
-
-const NOTHING: ObjectId = ObjectId::from_bytes([0; ID_LEN]);
 
 /// Which times of a snapshot are settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

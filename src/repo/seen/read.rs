@@ -1,11 +1,11 @@
 //! Reading what the last snapshot of a source saw.
 
 use std::mem;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{
-    BLOCK_HEAD, FOOTER, FileMark, LONG_AGO, LONGEST_BLOCK, MAGIC, Moment, NOTHING, Seen, Settled, SourceId, Tag,
-    chained, seen_files,
-};
+use super::block::{BlockHead, LONGEST_BLOCK, LastBlocks, NOTHING, Records, chained};
+use super::{FOOTER, FileMark, LONG_AGO, MAGIC, Moment, Seen, Settled, SourceId, Tag, seen_files};
 use crate::error::Result;
 use crate::object::{BlobId, Content, HashAlgorithm, ID_LEN, ListId, Name, ObjectId, TreeId};
 use crate::repo::Repository;
@@ -13,7 +13,7 @@ use crate::store::{StoredFile, codec, layout};
 
 /// What the last snapshot of a source saw, record by record. It ends early where the file is damaged.
 pub struct SeenReader {
-    file: Box<dyn StoredFile>,
+    file: Arc<dyn StoredFile>,
     hash: HashAlgorithm,
     settled: Settled,
     /// The second in which that snapshot had looked at everything.
@@ -23,18 +23,21 @@ pub struct SeenReader {
     pub(super) is_own: bool,
     /// Whether it is of the same directory, not of another one at its path.
     pub(super) is_same_top: bool,
-    block: Vec<u8>,
-    /// The next record in the block.
+    block: Records,
+    /// The next record in the block,
     at: usize,
-    /// The hashes of the records of the block.
-    ids: Vec<u8>,
-    /// The hash of the next record that has one.
+    /// and the next hash.
     id_at: usize,
-    /// A frame as it is read.
+    /// A block as it is read, and its frame.
+    next: Records,
     frame: Vec<u8>,
-    /// The next block in the file.
+    /// The next block in the file, and the hash of the one before it.
     offset: u64,
     last: ObjectId,
+    /// The same for the first block with records.
+    records_at: (u64, ObjectId),
+    /// So far the file is whole.
+    whole_to: Arc<AtomicU64>,
 }
 
 impl Repository {
@@ -77,24 +80,27 @@ impl SeenReader {
             return None;
         }
         let mut reader = Self {
-            file,
+            file: file.into(),
             hash,
             settled: Settled { before: 0, newest: LONG_AGO, met_before: LONG_AGO },
             end: 0,
             tree,
             is_own: false,
             is_same_top: false,
-            block: Vec::new(),
+            block: Records::default(),
             at: 0,
-            ids: Vec::new(),
             id_at: 0,
+            next: Records::default(),
             frame: Vec::new(),
             offset: 0,
             last: NOTHING,
+            records_at: (0, NOTHING),
+            whole_to: Arc::new(AtomicU64::new(0)),
         };
         reader.next_block()?;
+        reader.records_at = (reader.offset, reader.last);
         let (facts, check) = footer.split_at(FOOTER - ID_LEN);
-        if chained(hash, &reader.last, &[facts]).as_bytes() != check {
+        if chained(hash, &reader.last, facts).as_bytes() != check {
             return None;
         }
         let (root, facts) = facts[8..].split_at(ID_LEN);
@@ -107,14 +113,14 @@ impl SeenReader {
             reader.settled.met_before = reader.settled.newest;
         }
         reader.end = facts.i64()?;
-        let mut head = Record { bytes: &reader.block, ids: &[] };
+        let mut head = Record { bytes: &reader.block.rest, ids: &[] };
         reader.settled.before = head.i64()?;
         let top = (head.u64()?, head.u64()?);
         let (host, path) = (head.bytes()?, head.bytes()?);
         reader.is_own = (host, path) == (&source.host, &source.path);
         reader.is_same_top = top == source.top;
         let is_same = host == source.host && (reader.is_own || reader.is_same_top);
-        reader.at = reader.block.len();
+        reader.at = reader.block.rest.len();
         is_same.then_some(reader)
     }
 
@@ -131,39 +137,37 @@ impl SeenReader {
         if self.is_same_top && is_long_ago { newest } else { LONG_AGO }
     }
 
+    /// The blocks with its records, for who may write the same again.
+    pub(super) fn blocks(&self) -> LastBlocks {
+        let (offset, before) = self.records_at;
+        LastBlocks::new(Arc::clone(&self.file), Arc::clone(&self.whole_to), offset, before)
+    }
+
     fn next_block(&mut self) -> Option<()> {
         // Should anything be wrong with it, there is nothing more.
         self.block.clear();
-        self.ids.clear();
         (self.at, self.id_at) = (0, 0);
-        let mut head = [0; BLOCK_HEAD];
-        if self.file.read_at(self.offset, &mut head).ok()? != BLOCK_HEAD {
-            return None;
-        }
-        let (lengths, expected) = head.split_at(BLOCK_HEAD - ID_LEN);
-        let mut lengths = Record { bytes: lengths, ids: &[] };
-        let (ids, frame) = (lengths.u32()? as usize, lengths.u32()? as usize);
-        if ids > LONGEST_BLOCK || frame > codec::max_frame(LONGEST_BLOCK) {
-            return None;
-        }
-        let after = self.offset + (BLOCK_HEAD + ids + frame) as u64;
+        let head = BlockHead::read(&*self.file, self.offset)?;
+        let after = self.offset + head.block_length();
         if after > self.file.length() - FOOTER as u64 {
             return None;
         }
-        self.ids.resize(ids, 0);
-        self.frame.resize(frame, 0);
-        let offset = self.offset + BLOCK_HEAD as u64;
-        if self.file.read_at(offset, &mut self.ids).ok()? != ids
-            || self.file.read_at(offset + ids as u64, &mut self.frame).ok()? != frame
+        let Records { ids, rest } = &mut self.next;
+        ids.resize(head.ids, 0);
+        self.frame.resize(head.frame, 0);
+        let offset = self.offset + BlockHead::LENGTH as u64;
+        if self.file.read_at(offset, ids).ok()? != ids.len()
+            || self.file.read_at(offset + ids.len() as u64, &mut self.frame).ok()? != self.frame.len()
         {
             return None;
         }
-        let check = chained(self.hash, &self.last, &[&self.ids, &self.frame]);
-        if check.as_bytes() != expected {
+        *rest = codec::decompress_into(&self.frame, LONGEST_BLOCK, mem::take(rest)).ok()?;
+        if chained(self.hash, &self.last, self.next.hash(self.hash).as_bytes()) != head.check {
             return None;
         }
-        self.block = codec::decompress_into(&self.frame, LONGEST_BLOCK, mem::take(&mut self.block)).ok()?;
-        (self.last, self.offset) = (check, after);
+        mem::swap(&mut self.block, &mut self.next);
+        (self.last, self.offset) = (head.check, after);
+        self.whole_to.store(after, Ordering::Relaxed);
         Some(())
     }
 }
@@ -172,20 +176,21 @@ impl Iterator for SeenReader {
     type Item = Seen;
 
     fn next(&mut self) -> Option<Seen> {
-        while self.at == self.block.len() {
+        while self.at == self.block.rest.len() {
             self.next_block()?;
         }
-        let mut record = Record { bytes: &self.block[self.at..], ids: &self.ids[self.id_at..] };
+        let Records { ids, rest } = &self.block;
+        let mut record = Record { bytes: &rest[self.at..], ids: &ids[self.id_at..] };
         let seen = record.seen()?;
-        (self.at, self.id_at) = (self.block.len() - record.bytes.len(), self.ids.len() - record.ids.len());
+        (self.at, self.id_at) = (rest.len() - record.bytes.len(), ids.len() - record.ids.len());
         Some(seen)
     }
 }
 
 /// What of a block is still to be read.
-struct Record<'b> {
-    bytes: &'b [u8],
-    ids: &'b [u8],
+pub(super) struct Record<'b> {
+    pub(super) bytes: &'b [u8],
+    pub(super) ids: &'b [u8],
 }
 
 impl<'b> Record<'b> {
@@ -195,7 +200,7 @@ impl<'b> Record<'b> {
         Some(taken)
     }
 
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+    pub(super) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         self.take(N)?.try_into().ok()
     }
 
@@ -207,7 +212,7 @@ impl<'b> Record<'b> {
         Some(i64::from_le_bytes(self.array()?))
     }
 
-    fn u32(&mut self) -> Option<u32> {
+    pub(super) fn u32(&mut self) -> Option<u32> {
         Some(u32::from_le_bytes(self.array()?))
     }
 

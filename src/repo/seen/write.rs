@@ -4,21 +4,18 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::{
-    BLOCK, FileMark, LONG_AGO, MAGIC, NOTHING, SeenReader, Settled, SourceId, Tag, UNSETTLED_SECONDS, chained,
-    seen_files,
-};
+use super::block::{BLOCK, BlockWriter, Records};
+use super::{FileMark, LONG_AGO, MAGIC, SeenReader, Settled, SourceId, Tag, UNSETTLED_SECONDS, seen_files};
 use crate::error::Result;
-use crate::object::{Content, HashAlgorithm, Name, ObjectId, TreeId};
+use crate::object::{Content, HashAlgorithm, Name, TreeId};
 use crate::store::staging::Staging;
-use crate::store::{Backend, StagedFile, codec, layout, remove_if_there};
+use crate::store::{Backend, layout, remove_if_there};
 
 /// Writes down what a snapshot sees. A failure is none of the snapshot: there is no such file then.
 pub struct SeenWriter<'s> {
     staging: Arc<Staging<'s>>,
     /// Nothing after a failure.
-    file: Option<Box<dyn StagedFile>>,
-    hash: HashAlgorithm,
+    blocks: Option<BlockWriter<'s>>,
     key: layout::SourceKey,
     settled: Settled,
     ignores_changed: bool,
@@ -29,19 +26,8 @@ pub struct SeenWriter<'s> {
     /// Files that are not settled because they are too new, and because they are the newest.
     too_new: u64,
     newest: u64,
-    block: Vec<u8>,
-    ids: Vec<u8>,
-    first: Option<ObjectId>,
-    last: ObjectId,
-}
-
-const STAGED: &str = "seen";
-
-/// Appends to the file that is written. After a failure there is none.
-fn append(file: &mut Option<Box<dyn StagedFile>>, bytes: &[u8]) {
-    if file.as_mut().is_some_and(|file| file.append(bytes).is_err()) {
-        *file = None;
-    }
+    /// The records of the block that is being filled.
+    block: Records,
 }
 
 impl<'s> SeenWriter<'s> {
@@ -58,10 +44,16 @@ impl<'s> SeenWriter<'s> {
         let before = start.as_second().saturating_sub(UNSETTLED_SECONDS);
         // Who ignores these times does not read what has the newest.
         let met_before = last.filter(|_| !ignores_changed).map_or(LONG_AGO, |last| last.met_before(before));
-        let mut writer = Self {
-            file: staging.create(STAGED).ok(),
+        let mut head = Records::default();
+        for number in [before.to_le_bytes(), source.top.0.to_le_bytes(), source.top.1.to_le_bytes()] {
+            head.rest.extend_from_slice(&number);
+        }
+        head.bytes(&source.host);
+        head.bytes(&source.path);
+        let blocks = BlockWriter::new(Arc::clone(&staging), hash, head, last.map(SeenReader::blocks));
+        Self {
+            blocks: Some(blocks),
             staging,
-            hash,
             key: layout::source_key(hash, &source.host, &source.path),
             settled: Settled { before, newest: LONG_AGO, met_before },
             last_tree: last.filter(|last| last.is_own && last.is_same_top).map(|last| last.tree),
@@ -69,54 +61,28 @@ impl<'s> SeenWriter<'s> {
             read: 0,
             too_new: 0,
             newest: 0,
-            block: Vec::with_capacity(BLOCK + BLOCK / 8),
-            ids: Vec::with_capacity(BLOCK),
-            first: None,
-            last: NOTHING,
-        };
-        for number in [before.to_le_bytes(), source.top.0.to_le_bytes(), source.top.1.to_le_bytes()] {
-            writer.block.extend_from_slice(&number);
+            block: Records { ids: Vec::with_capacity(BLOCK), rest: Vec::with_capacity(BLOCK + BLOCK / 8) },
         }
-        writer.bytes(&source.host);
-        writer.bytes(&source.path);
-        writer.end_block();
-        writer
-    }
-
-    fn bytes(&mut self, bytes: &[u8]) {
-        // What is too long for a block makes a block that no reader takes.
-        self.block.extend_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
-        self.block.extend_from_slice(bytes);
     }
 
     fn end_block(&mut self) {
-        let Ok(frame) = codec::compress_at(&self.block, codec::LEVEL_FOR_CACHE) else {
-            self.file = None;
-            return;
-        };
-        let check = chained(self.hash, &self.last, &[&self.ids, &frame]);
-        let lengths =
-            [self.ids.len(), frame.len()].map(|length| u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes());
-        for part in [lengths.as_flattened(), check.as_bytes(), &self.ids, &frame] {
-            append(&mut self.file, part);
+        if self.blocks.as_mut().is_some_and(|blocks| blocks.push(&self.block).is_none()) {
+            self.blocks = None;
         }
-        self.ids.clear();
         self.block.clear();
-        self.last = check;
-        self.first.get_or_insert(check);
     }
 
     fn begin_record(&mut self, tag: u8) {
-        if self.block.len().max(self.ids.len()) >= BLOCK {
+        if self.block.rest.len().max(self.block.ids.len()) >= BLOCK {
             self.end_block();
         }
-        self.block.push(tag);
+        self.block.rest.push(tag);
     }
 
     /// A directory begins.
     pub fn dir(&mut self, name: &Name) {
         self.begin_record(Tag::DIR);
-        self.bytes(name.as_bytes());
+        self.block.bytes(name.as_bytes());
     }
 
     /// A file was read.
@@ -137,31 +103,31 @@ impl<'s> SeenWriter<'s> {
             self.newest += 1;
         }
         self.begin_record(Tag::FILE);
-        self.bytes(name.as_bytes());
+        self.block.bytes(name.as_bytes());
         let times = [mark.modified.0, mark.modified.1, mark.changed.0, mark.changed.1];
         for number in [mark.size, mark.inode].map(u64::to_le_bytes).into_iter().chain(times.map(i64::to_le_bytes)) {
-            self.block.extend_from_slice(&number);
+            self.block.rest.extend_from_slice(&number);
         }
         let (depth, id) = match content {
             Content::Blob(blob) => (0, blob.object()),
             Content::Chunks { list, depth } => (depth, list.object()),
         };
-        self.block.push(depth);
-        self.ids.extend_from_slice(id.as_bytes());
+        self.block.rest.push(depth);
+        self.block.ids.extend_from_slice(id.as_bytes());
     }
 
     /// A symbolic link.
     pub fn symlink(&mut self, name: &Name, target: &[u8]) {
         self.begin_record(Tag::SYMLINK);
-        self.bytes(name.as_bytes());
-        self.bytes(target);
+        self.block.bytes(name.as_bytes());
+        self.block.bytes(target);
     }
 
     /// The directory, or the whole source, ends.
     pub fn end(&mut self, tree: TreeId, size: u64) {
         self.begin_record(Tag::END);
-        self.ids.extend_from_slice(tree.object().as_bytes());
-        self.block.extend_from_slice(&size.to_le_bytes());
+        self.block.ids.extend_from_slice(tree.object().as_bytes());
+        self.block.rest.extend_from_slice(&size.to_le_bytes());
     }
 
     /// Replaces what the last snapshot of the source saw by this, unless that says as much: the tree is the same, and what
@@ -177,14 +143,11 @@ impl<'s> SeenWriter<'s> {
         let times = [newest.0, newest.1].map(i64::to_le_bytes);
         let (was_met, end) = ([u8::from(newest == met_before)], end.as_second().to_le_bytes());
         let facts = [&MAGIC[..], tree.object().as_bytes(), times.as_flattened(), &was_met, &end].concat();
-        let check = chained(self.hash, self.first.as_ref().unwrap_or(&NOTHING), &[&facts]);
-        append(&mut self.file, &facts);
-        append(&mut self.file, check.as_bytes());
-        if self.file.take().is_none() {
+        if self.blocks.take().and_then(|blocks| blocks.finish(&facts)).is_none() {
             return Ok(());
         }
         let old = seen_files(backend)?;
-        backend.replace(&self.staging.path(STAGED), &layout::seen_path(self.key, tree))?;
+        backend.replace(&self.staging.path(BlockWriter::STAGED), &layout::seen_path(self.key, tree))?;
         for (_, old) in old.into_iter().filter(|(key, old)| *key == self.key && *old != tree) {
             remove_if_there(backend, &layout::seen_path(self.key, old))?;
         }
