@@ -14,7 +14,7 @@ const ALONE: u64 = 8 << 20;
 /// The chunks of a larger one are gathered, up to so many, and then written in the order in which they are stored.
 const GATHERED: usize = 64 << 10;
 /// A thread takes so many of them at a time: about a frame.
-const RUN: usize = 64;
+const TAKEN: usize = 64;
 
 /// A file to restore.
 pub(super) struct FileToWrite {
@@ -77,11 +77,11 @@ fn write_as_stored(repo: &Repository, file: &TargetFile, chunks: Vec<ChunkAt>) -
     let place = |chunk: ChunkAt| Ok((repo.stored_at(chunk.blob)?, chunk));
     let mut placed = chunks.into_par_iter().map(place).collect::<Result<Vec<_>>>()?;
     placed.par_sort_unstable_by_key(|(place, chunk)| (*place, chunk.blob, chunk.length, chunk.offset));
-    placed.chunks(RUN).par_bridge().try_for_each_init(
+    placed.chunks(TAKEN).par_bridge().try_for_each_init(
         || repo.blobs(),
-        |blobs, run| {
+        |blobs, taken| {
             let mut stretch = Stretch::of(file);
-            for same in run.chunk_by(|(_, a), (_, b)| (a.blob, a.length) == (b.blob, b.length)) {
+            for same in taken.chunk_by(|(_, a), (_, b)| (a.blob, a.length) == (b.blob, b.length)) {
                 let (_, first) = same[0];
                 let content = blobs.read(first.blob, first.length)?;
                 same.iter().try_for_each(|(_, chunk)| stretch.write(content.clone(), chunk.offset))?;

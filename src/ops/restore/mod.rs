@@ -77,7 +77,7 @@ pub fn restore(repo: &Repository, options: &RestoreOptions<'_>, progress: &dyn P
     let root = Arc::new(TargetDir::open_root(options.output)?);
     let handles = Handles::for_threads(options.threads);
     let (restored, failures) = threads.in_place_scope(|scope| {
-        let mut run = Run {
+        let mut restoring = Restoring {
             repo,
             progress,
             scope,
@@ -90,15 +90,15 @@ pub fn restore(repo: &Repository, options: &RestoreOptions<'_>, progress: &dyn P
             failures: Vec::new(),
         };
         match top {
-            Top::Dir(tree) => run.directory(repo.entries(tree), root, &selection),
+            Top::Dir(tree) => restoring.directory(repo.entries(tree), root, &selection),
             Top::Other(kind) => {
                 // It is restored under its own name.
                 if let Some(name) = options.address.path.last() {
-                    run.entry(Entry { name: name.clone(), kind: kind.clone() }, &root);
+                    restoring.entry(Entry { name: name.clone(), kind: kind.clone() }, &root);
                 }
             }
         }
-        run.finish()
+        restoring.finish()
     });
     repo.go_on().map_err(|error| {
         let output = display_path(options.output);
@@ -154,7 +154,7 @@ enum Top {
 type Written = Vec<Result<u64, (PathBuf, Error)>>;
 
 /// A restore in progress: the main thread walks the trees and makes directories and links, the workers write files.
-struct Run<'x, 's> {
+struct Restoring<'x, 's> {
     repo: &'s Repository,
     progress: &'s dyn Progress,
     scope: &'x Scope<'s>,
@@ -174,7 +174,7 @@ struct OpenDir<'r, 'x> {
     selection: &'x Selection,
 }
 
-impl<'s> Run<'_, 's> {
+impl<'s> Restoring<'_, 's> {
     /// Restores a directory and all below it, over a stack of its own: the depth of the trees does not matter to it.
     fn directory(&mut self, entries: Entries<'s>, dir: Arc<TargetDir>, selection: &Selection) {
         let mut stack = vec![OpenDir { entries, dir, selection }];

@@ -1,4 +1,4 @@
-//! The chunks of a large file: where it is cut, and how they are stored, in runs, on all threads.
+//! The chunks of a large file: where it is cut, and how they are stored, in stretches, on all threads.
 //!
 //! To look for cuts takes longer than to hash what is between them. But most large files that have changed are nearly as
 //! they were: a disk image, a database, a log. So a file whose chunks are known from its last snapshot is hashed in these
@@ -24,7 +24,7 @@ use crate::ops::parallel::{Ahead, Helpers};
 use crate::repo::{ChunkAt, Chunks, ObjectWriter, Repository};
 
 /// One thread stores about so many bytes of neighbouring chunks at a time: half a frame.
-pub(super) const RUN: usize = 2 << 20;
+pub(super) const STRETCH: usize = 2 << 20;
 
 /// So many neighbouring chunks that a file had are hashed by one thread, or more; and so many are tried at all where those
 /// before were tried in vain.
@@ -126,23 +126,23 @@ impl<'a> Part<'a> {
         self.bytes().get(from..)?.get(..usize::try_from(chunk.length).ok()?)
     }
 
-    /// Cuts the part and has its chunks stored, behind those that `runs` has. `past` are those that the file had. Returns
+    /// Cuts the part and has its chunks stored, behind those that `stretches` has. `past` are those that the file had. Returns
     /// the length of all chunks in bytes.
     pub(super) fn store<'scope>(
         mut self,
-        runs: &mut Runs<'scope, '_>,
+        stretches: &mut Stretches<'scope, '_>,
         helpers: &Helpers<'_, 'scope>,
         past: &mut PastChunks<'_>,
     ) -> usize {
-        let known = self.taken_over(runs.writer, past);
+        let known = self.taken_over(stretches.writer, past);
         let (mut known, whole) = (&known[..], self.place.len());
         loop {
             let start = self.place.start;
-            let run = self.first_run(&mut known, runs.writer);
-            if run.is_empty() {
+            let stretch = self.first_stretch(&mut known, stretches.writer);
+            if stretch.is_empty() {
                 return whole - self.place.len();
             }
-            runs.store(helpers, self.memory, start, run);
+            stretches.store(helpers, self.memory, start, stretch);
         }
     }
 
@@ -161,8 +161,8 @@ impl<'a> Part<'a> {
     }
 
     /// Cuts off the chunks that one thread stores. Those in `known` are in it.
-    fn first_run(&mut self, known: &mut &[ChunkAt], writer: &ObjectWriter<'_>) -> Vec<Chunk> {
-        let (mut run, end) = (Vec::new(), self.place.start + RUN);
+    fn first_stretch(&mut self, known: &mut &[ChunkAt], writer: &ObjectWriter<'_>) -> Vec<Chunk> {
+        let (mut stretch, end) = (Vec::new(), self.place.start + STRETCH);
         while self.place.start < end {
             *known = &known[known.partition_point(|chunk| chunk.offset < self.offset)..];
             let taken_over = known.first().filter(|chunk| chunk.offset == self.offset);
@@ -170,46 +170,46 @@ impl<'a> Part<'a> {
             let zeros = || Some((self.chunker.zeros(self.bytes())?.len(), Some(BlobId(writer.name_of_zeros()))));
             let Some(next) = taken_over.or_else(zeros).or_else(|| Some((self.first()?, None))) else { break };
             self.advance(next.0);
-            run.push(next);
+            stretch.push(next);
         }
-        run
+        stretch
     }
 }
 
-/// About so many bytes of runs wait for each thread that helps.
-const WAITING: usize = 4 * RUN;
+/// About so many bytes of stretches wait for each thread that helps.
+const WAITING: usize = 4 * STRETCH;
 
-/// The runs of one file, in order: some are being stored, while more of it is read and cut.
-pub(super) struct Runs<'scope, 'w> {
+/// The stretches of one file, in order: some are being stored, while more of it is read and cut.
+pub(super) struct Stretches<'scope, 'w> {
     writer: &'scope ObjectWriter<'w>,
-    /// So many runs may wait for each thread that helps.
+    /// So many stretches may wait for each thread that helps.
     waiting: usize,
     stored: VecDeque<Ahead<'scope, Result<Vec<Stored>>>>,
 }
 
-impl<'scope, 'w> Runs<'scope, 'w> {
+impl<'scope, 'w> Stretches<'scope, 'w> {
     pub(super) fn new(writer: &'scope ObjectWriter<'w>) -> Self {
-        let longest = RUN.max(writer.repo().config().chunks.maximum());
+        let longest = STRETCH.max(writer.repo().config().chunks.maximum());
         Self { writer, waiting: (WAITING / longest).max(1), stored: VecDeque::new() }
     }
 
     /// Has the chunks from `start` on stored. If enough is waiting for the helpers, this thread does what has been waiting
-    /// longest: so nobody is waited for, little is held in memory, and the first run is always done or being done.
+    /// longest: so nobody is waited for, little is held in memory, and the first stretch is always done or being done.
     fn store(&mut self, helpers: &Helpers<'_, 'scope>, memory: &Arc<Vec<u8>>, start: usize, chunks: Vec<Chunk>) {
         let (writer, memory) = (self.writer, Arc::clone(memory));
-        let store = move || store_run(writer, &memory[start..], &chunks);
+        let store = move || store_stretch(writer, &memory[start..], &chunks);
         self.stored.push_back(Ahead::offer_to(helpers, store));
         helpers.help(self.waiting);
     }
 
-    /// What the first run has become, if it is stored.
+    /// What the first stretch has become, if it is stored.
     pub(super) fn first_stored(&mut self) -> Option<Result<Vec<Stored>>> {
         let stored = self.stored.front()?.finished()?;
         self.stored.pop_front();
         Some(stored)
     }
 
-    /// What the runs become that are left.
+    /// What the stretches become that are left.
     pub(super) fn rest(self) -> impl Iterator<Item = Result<Vec<Stored>>> {
         // A thread that is gone without a result has panicked, and that ends the program.
         self.stored.into_iter().filter_map(Ahead::finish)
@@ -217,7 +217,7 @@ impl<'scope, 'w> Runs<'scope, 'w> {
 }
 
 /// Stores neighbouring chunks.
-fn store_run(writer: &ObjectWriter<'_>, bytes: &[u8], chunks: &[Chunk]) -> Result<Vec<Stored>> {
+fn store_stretch(writer: &ObjectWriter<'_>, bytes: &[u8], chunks: &[Chunk]) -> Result<Vec<Stored>> {
     let mut blobs = writer.blobs();
     let mut rest = bytes;
     let store = |(length, name): &Chunk| {
@@ -280,10 +280,10 @@ mod tests {
         let stored = rayon::in_place_scope(|scope| {
             let mut helpers = Helpers::new(scope);
             helpers.allow(1);
-            let mut runs = Runs::new(&writer);
+            let mut stretches = Stretches::new(&writer);
             let whole = Part { chunker, memory: &memory, place: 0..bytes.len(), offset, ended: true };
-            assert_eq!(whole.store(&mut runs, &helpers, past), bytes.len());
-            runs.rest().collect::<Result<Vec<_>>>().unwrap()
+            assert_eq!(whole.store(&mut stretches, &helpers, past), bytes.len());
+            stretches.rest().collect::<Result<Vec<_>>>().unwrap()
         });
         let mut rest = bytes;
         let length_of = |(blob, length): Stored| {

@@ -7,7 +7,7 @@ use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::chunks::{Part, Past, PastChunks, RUN, Runs, Stored};
+use super::chunks::{Part, Past, PastChunks, STRETCH, Stored, Stretches};
 use super::walk::FileToRead;
 use crate::error::{Error, Result};
 use crate::fs::{SourceFile, SourceKind, Stat};
@@ -18,7 +18,7 @@ use crate::repo::{Appender, FRAME_CONTENT, ObjectWriter, Repository};
 /// So often a file that changes is read.
 const ATTEMPTS: u32 = 3;
 /// A large file is read in parts of so many bytes, besides one of the longest chunks.
-const PART: usize = 4 * RUN;
+const PART: usize = 4 * STRETCH;
 /// To copy from the page cache to an address that is a little behind a multiple of this takes three times as long.
 const PAGE: usize = 4096;
 
@@ -162,8 +162,8 @@ fn read_content(
     Ok((size, Content::Chunks { list, depth }))
 }
 
-/// Stores a large file part by part. While one is cut, the next one is read, and its runs are stored by other threads, if
-/// they may. `note` learns what each run has become, in order.
+/// Stores a large file part by part. While one is cut, the next one is read, and its stretches are stored by other threads, if
+/// they may. `note` learns what each stretch has become, in order.
 fn store_parts(
     writer: &ObjectWriter<'_>,
     reader: &Reader,
@@ -178,14 +178,14 @@ fn store_parts(
     let source = &Mutex::new(source);
     rayon::in_place_scope(|scope| {
         let mut helpers = Helpers::new(scope);
-        let mut runs = Runs::new(writer);
+        let mut stretches = Stretches::new(writer);
         let mut shared_out = None;
         let read = loop {
             if shared_out.is_none() {
                 shared_out = reader.share_out();
                 helpers.allow(shared_out.as_ref().map_or(0, |_| rayon::current_num_threads() - 1));
             }
-            // Not by `join`: who waits for the other thread there begins to store a run, and meanwhile nobody makes more of
+            // Not by `join`: who waits for the other thread there begins to store a stretch, and meanwhile nobody makes more of
             // them.
             let following = (!buffer.ended).then(|| buffer.following(longest)).map(|mut following| {
                 Ahead::offer_to(&helpers, move || {
@@ -193,8 +193,8 @@ fn store_parts(
                     Ok(following)
                 })
             });
-            let length = buffer.part(reader.chunker).store(&mut runs, &helpers, &mut past);
-            while let Some(stored) = runs.first_stored() {
+            let length = buffer.part(reader.chunker).store(&mut stretches, &helpers, &mut past);
+            while let Some(stored) = stretches.first_stored() {
                 note(stored)?;
             }
             match following.and_then(Ahead::finish) {
@@ -205,7 +205,7 @@ fn store_parts(
         };
         drop(shared_out);
         // Also if the file could not be read on: an error of the repository is worse, and must not be passed over.
-        runs.rest().try_for_each(note)?;
+        stretches.rest().try_for_each(note)?;
         read
     })
 }
@@ -259,7 +259,7 @@ impl Buffer {
         let end = self.filled + usize::try_from(self.left).unwrap_or(room).min(room);
         while self.filled < end && !self.ended {
             repo.go_on().map_err(Failure::Repository)?;
-            let step = end.min(self.filled + RUN);
+            let step = end.min(self.filled + STRETCH);
             let count = source.fill(&mut memory[self.filled..step]).map_err(Failure::Source)?;
             self.ended = self.filled + count < step;
             self.filled += count;
