@@ -288,8 +288,11 @@ impl<'a, 'r> Trees<'a, 'r> {
             Outcome::Stored { size, content, stat, changed } => {
                 if changed {
                     self.notes.changed(&file);
-                } else if stat.size == size {
-                    // A pseudo-file, which claims to be empty, is read each time.
+                }
+                // A pseudo-file, which claims to be empty, is read each time too.
+                if changed || stat.size != size {
+                    self.seen.unsettled_file(&file.name, size, content);
+                } else {
                     self.seen.read_file(&file.name, &mark_of(&stat), content);
                 }
                 self.add_content(file.name, size, content)

@@ -87,7 +87,8 @@ impl Compare {
                 }
                 Event::Symlink(name, target)
             }
-            // Of what was not stored nothing is written down: if it was stored, a record will be left over.
+            // Of what was not stored nothing is written down, and of all that was stored something: if it was, a record will be
+            // left over.
             Event::Known(_) | Event::Special | Event::Repository | Event::Failed(_) => event,
         }
     }
@@ -107,13 +108,13 @@ impl Compare {
             looks_same(&file.stat, mark, detection)
                 && self.last.as_ref().is_some_and(|last| last.is_settled(mark, detection.ignore_ctime))
         };
-        let Some((_, content)) = past.filter(|(mark, _)| is_same(mark)) else {
+        let Some((mark, content)) = past.filter(|(mark, _)| is_same(mark)) else {
             self.differs();
             return Event::File(FileToRead { past: past.map(|(mark, content)| (mark.size, content)), ..file });
         };
         self.advance();
-        // As it looks now: with --ignore-inode or --ignore-ctime it may look different than it did.
-        Event::Known(KnownFile { name: file.name, mark: mark_of(&file.stat), content })
+        // As it looked then: what is ignored now may count for the next snapshot.
+        Event::Known(KnownFile { name: file.name, mark, content })
     }
 
     fn leave(&mut self) -> Option<KnownDir> {

@@ -6,18 +6,20 @@
 //! in bounded memory. (The idea is that of git's index and of the files cache of borg; the walk order makes it a merge.)
 //! The hashes in the records, which do not compress, stand beside the rest, which does.
 //!
-//! As long as a snapshot sees what the last one saw, it writes nothing down; and what has the same records later on is taken
-//! over from the file before, without being compressed again.
+//! As long as a snapshot sees what the last one saw, it writes nothing down; and each block with the same records as the
+//! one of the same number in the file before is taken over from there, without being compressed again.
 //!
 //! # Why it never makes a snapshot wrong
 //!
-//! - What it names is stored. A file is opened only if a ref with its root tree is there
+//! - What it names is stored. A file is used only if a ref with its root tree is there
 //!   ([`super::ObjectWriter::last_seen`]), the shared lock is held until the new ref is published, and everything that a ref
 //!   needs is stored as long as the ref is. While objects are known to be damaged no such file is used: what is damaged
 //!   would not be met and stored again.
 //! - What it says is what was written: the records of each block are taken only if its hash is right, which covers the hash
 //!   of the block before it, and so the beginning of the file, which says of which source it is. What is cut short, damaged
 //!   or of another version is as good as not there from that point on.
+//! - Everything that was stored has a record. So what is gone leaves one over, and its directory is another one. A file of
+//!   which it is not known how it looked when it was read (it changed each time) has one that is never settled.
 //! - A file that has changed is not taken for unchanged: its size, both times and its inode must be what they were, and
 //!   the times must have been *settled* then, that is older by [`UNSETTLED_SECONDS`] than the clock when that snapshot
 //!   began. A change after the file was read gives it a time that is not, as long as the clock that makes the times and
@@ -131,6 +133,8 @@ struct Settled {
 
 /// A time before all others.
 const LONG_AGO: Moment = (i64::MIN, 0);
+/// One that is never settled.
+const NEVER: Moment = (i64::MAX, 0);
 
 impl Settled {
     fn covers(self, mark: &FileMark, ignores_changed: bool) -> bool {

@@ -1,10 +1,11 @@
 //! Reading what the last snapshot of a source saw.
 
+use std::cell::Cell;
 use std::mem;
+use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::block::{BlockHead, LONGEST_BLOCK, LastBlocks, NOTHING, Records, chained};
+use super::block::{BlockHead, Cursor, LONGEST_BLOCK, LastBlocks, NOTHING, Records, chained};
 use super::{FOOTER, FileMark, LONG_AGO, MAGIC, Moment, Seen, Settled, SourceId, Tag, seen_files};
 use crate::error::Result;
 use crate::object::{BlobId, Content, HashAlgorithm, ID_LEN, ListId, Name, ObjectId, TreeId};
@@ -37,7 +38,7 @@ pub struct SeenReader {
     /// The same for the first block with records.
     records_at: (u64, ObjectId),
     /// So far the file is whole.
-    whole_to: Arc<AtomicU64>,
+    whole_to: Rc<Cell<u64>>,
 }
 
 impl Repository {
@@ -95,7 +96,7 @@ impl SeenReader {
             offset: 0,
             last: NOTHING,
             records_at: (0, NOTHING),
-            whole_to: Arc::new(AtomicU64::new(0)),
+            whole_to: Rc::default(),
         };
         reader.next_block()?;
         reader.records_at = (reader.offset, reader.last);
@@ -107,13 +108,13 @@ impl SeenReader {
         if root != tree.object().as_bytes() {
             return None;
         }
-        let mut facts = Record { bytes: facts, ids: &[] };
+        let mut facts = Cursor::over(facts);
         reader.settled.newest = (facts.i64()?, facts.i64()?);
         if facts.array()? == [1] {
             reader.settled.met_before = reader.settled.newest;
         }
         reader.end = facts.i64()?;
-        let mut head = Record { bytes: &reader.block.rest, ids: &[] };
+        let mut head = Cursor::over(&reader.block.rest);
         reader.settled.before = head.i64()?;
         let top = (head.u64()?, head.u64()?);
         let (host, path) = (head.bytes()?, head.bytes()?);
@@ -140,7 +141,8 @@ impl SeenReader {
     /// The blocks with its records, for who may write the same again.
     pub(super) fn blocks(&self) -> LastBlocks {
         let (offset, before) = self.records_at;
-        LastBlocks::new(Arc::clone(&self.file), Arc::clone(&self.whole_to), offset, before)
+        let end = self.file.length() - FOOTER as u64;
+        LastBlocks::new(Arc::clone(&self.file), end, Rc::clone(&self.whole_to), offset, before)
     }
 
     fn next_block(&mut self) -> Option<()> {
@@ -167,7 +169,7 @@ impl SeenReader {
         }
         mem::swap(&mut self.block, &mut self.next);
         (self.last, self.offset) = (head.check, after);
-        self.whole_to.store(after, Ordering::Relaxed);
+        self.whole_to.set(after);
         Some(())
     }
 }
@@ -180,73 +182,34 @@ impl Iterator for SeenReader {
             self.next_block()?;
         }
         let Records { ids, rest } = &self.block;
-        let mut record = Record { bytes: &rest[self.at..], ids: &ids[self.id_at..] };
-        let seen = record.seen()?;
-        (self.at, self.id_at) = (rest.len() - record.bytes.len(), ids.len() - record.ids.len());
+        let mut cursor = Cursor { ids: &ids[self.id_at..], rest: &rest[self.at..] };
+        let seen = Seen::decode(&mut cursor)?;
+        (self.at, self.id_at) = (rest.len() - cursor.rest.len(), ids.len() - cursor.ids.len());
         Some(seen)
     }
 }
 
-/// What of a block is still to be read.
-pub(super) struct Record<'b> {
-    pub(super) bytes: &'b [u8],
-    pub(super) ids: &'b [u8],
-}
-
-impl<'b> Record<'b> {
-    fn take(&mut self, length: usize) -> Option<&'b [u8]> {
-        let (taken, rest) = self.bytes.split_at_checked(length)?;
-        self.bytes = rest;
-        Some(taken)
-    }
-
-    pub(super) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        self.take(N)?.try_into().ok()
-    }
-
-    fn u64(&mut self) -> Option<u64> {
-        Some(u64::from_le_bytes(self.array()?))
-    }
-
-    fn i64(&mut self) -> Option<i64> {
-        Some(i64::from_le_bytes(self.array()?))
-    }
-
-    pub(super) fn u32(&mut self) -> Option<u32> {
-        Some(u32::from_le_bytes(self.array()?))
-    }
-
-    fn id(&mut self) -> Option<ObjectId> {
-        let (id, rest) = self.ids.split_at_checked(ID_LEN)?;
-        self.ids = rest;
-        Some(ObjectId::from_bytes(id.try_into().ok()?))
-    }
-
-    fn bytes(&mut self) -> Option<&'b [u8]> {
-        let length = self.u32()?;
-        self.take(length as usize)
-    }
-
-    fn name(&mut self) -> Option<Name> {
-        Name::new(self.bytes()?).ok()
-    }
-
-    fn seen(&mut self) -> Option<Seen> {
-        match self.array()? {
-            [Tag::DIR] => Some(Seen::Dir(self.name()?)),
+impl Seen {
+    fn decode(from: &mut Cursor<'_>) -> Option<Self> {
+        match from.array()? {
+            [Tag::DIR] => Some(Self::Dir(name(from)?)),
             [Tag::FILE] => {
-                let name = self.name()?;
-                let (size, inode) = (self.u64()?, self.u64()?);
-                let (modified, changed) = ((self.i64()?, self.i64()?), (self.i64()?, self.i64()?));
-                let content = match (self.array()?, self.id()?) {
+                let name = name(from)?;
+                let (size, inode) = (from.u64()?, from.u64()?);
+                let (modified, changed) = ((from.i64()?, from.i64()?), (from.i64()?, from.i64()?));
+                let content = match (from.array()?, from.id()?) {
                     ([0], id) => Content::Blob(BlobId(id)),
                     ([depth], id) => Content::Chunks { list: ListId(id), depth },
                 };
-                Some(Seen::File { name, mark: FileMark { size, modified, changed, inode }, content })
+                Some(Self::File { name, mark: FileMark { size, modified, changed, inode }, content })
             }
-            [Tag::SYMLINK] => Some(Seen::Symlink { name: self.name()?, target: self.bytes()?.to_vec() }),
-            [Tag::END] => Some(Seen::End { tree: TreeId(self.id()?), size: self.u64()? }),
+            [Tag::SYMLINK] => Some(Self::Symlink { name: name(from)?, target: from.bytes()?.to_vec() }),
+            [Tag::END] => Some(Self::End { tree: TreeId(from.id()?), size: from.u64()? }),
             _ => None,
         }
     }
+}
+
+fn name(from: &mut Cursor<'_>) -> Option<Name> {
+    Name::new(from.bytes()?).ok()
 }

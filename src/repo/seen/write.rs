@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::block::{BLOCK, BlockWriter, Records};
-use super::{FileMark, LONG_AGO, MAGIC, SeenReader, Settled, SourceId, Tag, UNSETTLED_SECONDS, seen_files};
+use super::{FileMark, LONG_AGO, MAGIC, NEVER, SeenReader, Settled, SourceId, Tag, UNSETTLED_SECONDS, seen_files};
 use crate::error::Result;
 use crate::object::{Content, HashAlgorithm, Name, TreeId};
 use crate::store::staging::Staging;
@@ -102,6 +102,16 @@ impl<'s> SeenWriter<'s> {
         } else if !self.settled.covers(mark, self.ignores_changed) {
             self.newest += 1;
         }
+        self.record_file(name, mark, content);
+    }
+
+    /// A file that has to be read again, whatever it looks like then: it changed each time it was read, or is longer than it
+    /// says. It has a record all the same, which is left over when the file is gone: its directory is not as it was then.
+    pub fn unsettled_file(&mut self, name: &Name, size: u64, content: Content) {
+        self.record_file(name, &FileMark { size, modified: NEVER, changed: NEVER, inode: 0 }, content);
+    }
+
+    fn record_file(&mut self, name: &Name, mark: &FileMark, content: Content) {
         self.begin_record(Tag::FILE);
         self.block.bytes(name.as_bytes());
         let times = [mark.modified.0, mark.modified.1, mark.changed.0, mark.changed.1];
@@ -130,12 +140,13 @@ impl<'s> SeenWriter<'s> {
         self.block.rest.extend_from_slice(&size.to_le_bytes());
     }
 
-    /// Replaces what the last snapshot of the source saw by this, unless that says as much: the tree is the same, and what
-    /// was read will be read again, since it is not settled. To be called when a ref with the tree is visible; the snapshot had
+    /// Replaces what the last snapshot of the source saw by this, unless that says as much: it is whole, the tree is the same,
+    /// and what was read will be read again, since it is not settled. To be called when a ref with the tree is visible; the snapshot had
     /// looked at everything at `end`.
     pub(in crate::repo) fn publish(mut self, backend: &dyn Backend, tree: TreeId, end: Timestamp) -> Result<()> {
         let unsettled = self.too_new + self.newest;
-        if self.read <= unsettled && self.last_tree == Some(tree) {
+        let says_as_much = self.read <= unsettled && self.last_tree == Some(tree);
+        if says_as_much && self.blocks.as_ref().is_some_and(BlockWriter::last_is_whole) {
             return Ok(());
         }
         self.end_block();
