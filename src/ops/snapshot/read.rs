@@ -273,7 +273,8 @@ impl Buffer {
     fn following(&mut self, room: usize) -> Self {
         let unused = self.spare.iter_mut().position(|memory| Arc::get_mut(memory).is_some());
         let mut memory = unused.map_or_else(Arc::default, |at| self.spare.swap_remove(at));
-        Arc::make_mut(&mut memory).resize(self.longest + PAGE, 0);
+        let length = usize::try_from(self.left).unwrap_or(self.longest).min(self.longest - room);
+        Arc::make_mut(&mut memory).resize(room + PAGE + length, 0);
         let room = room + memory[room..].as_ptr().align_offset(PAGE);
         Self { memory, start: room, filled: room, spare: mem::take(&mut self.spare), ..*self }
     }
