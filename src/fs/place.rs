@@ -11,7 +11,6 @@ use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 
@@ -27,8 +26,6 @@ pub struct Place {
     dir: Arc<File>,
     path: PathBuf,
     can_sync_all: bool,
-    /// The bytes of all files that were written.
-    written: Arc<AtomicU64>,
 }
 
 /// A new file that is being written.
@@ -39,7 +36,6 @@ pub struct NewFile {
     written: u64,
     /// As far as this the kernel was told to begin.
     begun: u64,
-    written_in_all: Arc<AtomicU64>,
 }
 
 /// A file that is open for reading.
@@ -72,11 +68,9 @@ pub enum Shape {
 
 /// The kernel begins to write so many bytes of a file together.
 const WRITE_AT_ONCE: u64 = 8 << 20;
-/// So many bytes of a file are probably on their way to the storage.
+/// So many bytes at the end of a file are probably still on their way to the storage. What is before them does not stay in
+/// the kernel's cache: it would drive out what others use, and is seldom read soon.
 const ON_THE_WAY: u64 = 32 << 20;
-/// What is written after so many bytes does not stay in the kernel's cache: it would drive out everything else. What is
-/// written before may well be read soon, by a check or a copy.
-const STAYS_CACHED: u64 = 512 << 20;
 
 const READ: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC);
 const DIR: OFlags = READ.union(OFlags::DIRECTORY);
@@ -88,7 +82,7 @@ impl Place {
         let failed = |error: io::Error| Error::io("open the directory", path, error);
         let dir = File::from(rustix::fs::open(path, DIR, Mode::empty()).map_err(|error| failed(error.into()))?);
         let can_sync_all = can_sync_file_system(&dir).map_err(failed)?;
-        Ok(Self { dir: Arc::new(dir), path: path.to_path_buf(), can_sync_all, written: Arc::default() })
+        Ok(Self { dir: Arc::new(dir), path: path.to_path_buf(), can_sync_all })
     }
 
     /// Makes a directory, and those above it, and makes them durable. It is no error if it exists. New directories are
@@ -152,8 +146,7 @@ impl Place {
     pub fn create(&self, path: &str) -> Result<NewFile> {
         let file =
             rustix::fs::openat(&self.dir, path, NEW, Mode::RUSR).map_err(self.failed("create the file", path))?;
-        let written_in_all = Arc::clone(&self.written);
-        Ok(NewFile { file: file.into(), path: self.full(path), written: 0, begun: 0, written_in_all })
+        Ok(NewFile { file: file.into(), path: self.full(path), written: 0, begun: 0 })
     }
 
     /// Makes everything on the file system durable.
@@ -332,17 +325,14 @@ impl OpenFile {
 
 impl NewFile {
     /// Appends bytes. Of a large file the kernel begins to write to the storage on the way, while the rest is still being
-    /// made: the sync at the end has less to wait for. When much was written, large files do not stay in its cache, but for
-    /// their last 32 MiB.
+    /// made: the sync at the end has less to wait for. And it does not stay in its cache, but for the last 32 MiB.
     pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
         self.file.write_all(bytes).map_err(|error| Error::io("write the file", &self.path, error))?;
-        let length = bytes.len() as u64;
-        self.written += length;
-        let in_all = self.written_in_all.fetch_add(length, Ordering::Relaxed) + length;
+        self.written += bytes.len() as u64;
         if self.written - self.begun >= WRITE_AT_ONCE {
             write_out(&self.file, self.begun, self.written - self.begun);
             self.begun = self.written;
-            if in_all > STAYS_CACHED && self.written > ON_THE_WAY {
+            if self.written > ON_THE_WAY {
                 write_out(&self.file, 0, self.written - ON_THE_WAY);
             }
         }
