@@ -275,8 +275,8 @@ pub(super) struct RuleArgs {
     /// Apply the rules only to snapshots of this path, or of this path on this host; may be given several times
     #[arg(long = "source", value_name = "[HOST:]PATH", requires = "rules", value_parser = source())]
     pub(super) sources: Vec<SourceArg>,
-    /// Let rules remove every snapshot of a source
-    #[arg(long, requires = "rules")]
+    /// Let rules remove every snapshot of a source, or all objects where there is no trace of a snapshot
+    #[arg(long, conflicts_with = "snapshots")]
     pub(super) allow_empty: bool,
 }
 

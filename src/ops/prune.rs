@@ -60,7 +60,10 @@ pub struct PruneOptions {
 #[derive(Debug, Clone)]
 pub enum What {
     /// None: only what no snapshot needs.
-    Unreferenced,
+    Unreferenced {
+        /// Whether that may be everything, where there is no trace of any snapshot.
+        allow_empty: bool,
+    },
     /// Those with these numbers.
     Numbers(Vec<u64>),
     /// Those that no rule keeps.
@@ -74,14 +77,16 @@ pub struct Rules {
     pub policy: Policy,
     /// The time, and the zone whose calendar counts.
     pub now: Zoned,
-    /// Whether they may remove all snapshots of a source (or all there are, if they are applied to all together).
+    /// Whether they may remove all snapshots of a source (or all there are, if they are applied to all together); and, where
+    /// there is no trace of any snapshot, everything.
     pub allow_empty: bool,
 }
 
 impl PruneOptions {
     /// To remove these snapshots, or none and only what no snapshot needs.
     pub fn numbers(numbers: &[u64]) -> Self {
-        let what = if numbers.is_empty() { What::Unreferenced } else { What::Numbers(numbers.to_vec()) };
+        let what =
+            if numbers.is_empty() { What::Unreferenced { allow_empty: true } } else { What::Numbers(numbers.to_vec()) };
         Self { what, max_dead: MOST_DEAD_PERCENT }
     }
 
@@ -186,6 +191,7 @@ pub fn plan(repo: &Repository, options: &PruneOptions) -> Result<PrunePlan> {
             return Err(Error::NoSnapshot { wanted: unknown.to_string(), existing: snapshots });
         }
     }
+    refuse_without_trace(repo, &options.what)?;
     let considered = consider(repo, &options.what)?;
     refuse_to_empty(&options.what, &considered)?;
     let (remove, keep) = split(&considered);
@@ -244,7 +250,7 @@ fn consider(repo: &Repository, what: &What) -> Result<Vec<Considered>> {
         What::Numbers(_) => Ok(Decision { number, keep: true, reasons: vec![Reason::NotNamed] }),
         // What cannot be read has no date and no source.
         What::Rules(_) => Ok(Decision { number, keep: true, reasons: vec![Reason::Unreadable] }),
-        What::Unreferenced => Ok(Decision { number, keep: true, reasons: Vec::new() }),
+        What::Unreferenced { .. } => Ok(Decision { number, keep: true, reasons: Vec::new() }),
     };
     let decisions = match what {
         What::Rules(rules) => {
@@ -326,6 +332,30 @@ fn refuse_to_empty(what: &What, considered: &[Considered]) -> Result<()> {
         "prune by these rules",
         format!("they would remove every snapshot{whose} ({})", number_ranges(&numbers)),
         "add a rule that keeps some, choose sources with --source, or say --allow-empty; nothing was removed",
+    ))
+}
+
+/// Fails if there are objects and no trace of any snapshot, unless that was allowed: the directory of the refs may be lost, or
+/// not be there yet, and all objects would be removed.
+fn refuse_without_trace(repo: &Repository, what: &What) -> Result<()> {
+    let allows_empty = match what {
+        What::Numbers(_) => true,
+        What::Rules(rules) => rules.allow_empty,
+        What::Unreferenced { allow_empty } => *allow_empty,
+    };
+    if allows_empty || !repo.refs()?.has_no_trace() {
+        return Ok(());
+    }
+    let packs = repo.packs()?;
+    if packs.list().is_empty() && packs.unusable().is_empty() && loose::list(repo.backend())?.objects.is_empty() {
+        return Ok(());
+    }
+    Err(Error::refused(
+        "prune",
+        "there is no trace of any snapshot, so everything that is stored would be removed; the directory `snapshots` may be \
+         lost, or not be copied yet",
+        "see that all of the repository is there, or bring the snapshots back with `backuptool repair --from COPY`; if there \
+         never was one, say --allow-empty; nothing was removed",
     ))
 }
 

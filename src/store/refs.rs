@@ -38,6 +38,11 @@ pub struct RefListing {
 }
 
 impl RefListing {
+    /// Whether nothing shows that there has ever been a snapshot.
+    pub fn has_no_trace(&self) -> bool {
+        self.snapshots.is_empty() && self.pruned.is_empty()
+    }
+
     /// The number after all that are, or were, in use.
     pub fn next_number(&self) -> u64 {
         self.snapshots.iter().chain(&self.pruned).max().map_or(1, |highest| highest + 1)

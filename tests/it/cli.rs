@@ -1258,6 +1258,16 @@ fn lost_snapshots_are_noted() {
     assert!(!lost(&world));
     fs::rename(world.path("repo/snapshots"), world.path("elsewhere")).unwrap();
     assert!(lost(&world));
+    assert!(world.run(["check", "-r", "repo", "--quiet"]).exits(0).stdout.contains("no trace of any snapshot"));
+    // Nothing is removed then, as nothing would be left.
+    let stored = world.objects("repo");
+    for what in ["--unreferenced", "--keep-last=1"] {
+        for dry in [&["--dry-run"][..], &[]] {
+            let ran = world.run(["prune", "-r", "repo", what].iter().chain(dry)).exits(1);
+            ran.says(&["no trace of any snapshot", "repair --from COPY", "--allow-empty", "nothing was removed"]);
+        }
+    }
+    assert_eq!(world.objects("repo"), stored);
     fs::create_dir(world.path("repo/snapshots")).unwrap();
     assert!(lost(&world));
     // All that were are pruned: that leaves a trace, and objects only for a moment.

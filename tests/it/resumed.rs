@@ -138,9 +138,9 @@ fn what_a_killed_snapshot_left_can_be_pruned() {
         return;
     }
     world.clean();
-    let planned = world.ok(["prune", "-r", "repo", "--unreferenced", "--dry-run", "--json"]);
+    let planned = world.ok(["prune", "-r", "repo", "--unreferenced", "--allow-empty", "--dry-run", "--json"]);
     assert!(!planned.json().is_empty());
-    world.ok(["prune", "-r", "repo", "--unreferenced"]);
+    world.ok(["prune", "-r", "repo", "--unreferenced", "--allow-empty"]);
     assert_eq!(packs(&repo), BTreeSet::new());
     assert_eq!(staged(&repo), 0);
     assert_eq!(count(&take(&world, "repo", &options), "snapshot"), 1);

@@ -73,7 +73,7 @@ fn nothing_is_pruned_unless_it_is_said_what() {
         &["--snapshot=1", "--older-than=1d"],
         &["--snapshot=1", "--unreferenced"],
         &["--unreferenced", "--keep-daily=1"],
-        &["--unreferenced", "--allow-empty"],
+        &["--snapshot=1", "--allow-empty"],
         &["--snapshot=1", "--source=src"],
         &["--snapshot=1", "--group-by=none"],
         &["--max-dead=20"],

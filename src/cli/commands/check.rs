@@ -35,7 +35,7 @@ pub(super) fn check(global: &Global, args: &Check) -> Result<ExitCode> {
     let report = report?;
     if global.json {
         print_json(&check_json(&report))?;
-    } else if !global.quiet || !report.is_clean() {
+    } else if !global.quiet || !report.is_clean() || report.leftovers.lost_snapshots {
         print(&check_text(&report))?;
     }
     Ok(exit::checked(report.is_clean()))

@@ -97,7 +97,7 @@ pub(super) fn prune(global: &Global, args: &Prune) -> Result<ExitCode> {
 
 fn options(args: &Prune, repo: &Repository, now: Timestamp) -> Result<PruneOptions> {
     let what = if args.unreferenced {
-        What::Unreferenced
+        What::Unreferenced { allow_empty: args.rules.allow_empty }
     } else if args.snapshots.is_empty() {
         let now = now.to_zoned(environment::time_zone());
         What::Rules(Box::new(Rules { policy: policy(&args.rules)?, now, allow_empty: args.rules.allow_empty }))
@@ -135,7 +135,8 @@ fn plan_text(what: &What, plan: &PrunePlan) -> String {
         (0, 0) => String::new(),
         (removed, rewritten) => format!("would remove {} and rewrite {rewritten}\n", count(removed as u64, "pack")),
     };
-    let table = if matches!(what, What::Unreferenced) { String::new() } else { table(&plan.considered, |_| true) };
+    let table =
+        if matches!(what, What::Unreferenced { .. }) { String::new() } else { table(&plan.considered, |_| true) };
     format!(
         "{table}{}\nwould keep: {}\nwould free {} in {}\n{packs}",
         snapshots_text("would remove", what, &plan.remove),

@@ -192,7 +192,10 @@ pub fn plan(
     listing.snapshots.retain(|snapshot| !remove.contains(&snapshot.number));
     listing.unreadable.retain(|(number, _)| !remove.contains(number));
     let graph = if remove.is_empty() { graph } else { walk(&listing.snapshots)? };
-    let is_all_known = listing.unreadable.is_empty() && graph.is_complete() && loose.unreadable.is_empty();
+    // Where all refs are lost, it is not known what they needed.
+    let has_no_trace = listing.snapshots.is_empty() && repo.refs()?.has_no_trace();
+    let is_all_known =
+        !has_no_trace && listing.unreadable.is_empty() && graph.is_complete() && loose.unreadable.is_empty();
     taken.leave_out(|id| is_all_known && !graph.needs(id));
     let is_damaged_loose: HashSet<ObjectId> = contents.damaged_loose.iter().copied().collect();
     let whole_loose = loose.objects.into_iter().filter(|id| !is_damaged_loose.contains(id)).collect();
@@ -590,6 +593,10 @@ pub fn execute(plan: RepairPlan, options: WriterOptions, session: &Session<'_>) 
         for id in mender.put_objects(objects, plan.as_loose, session)? {
             not_done.push(format!("object {id} could not be read again where it was found"));
         }
+        // Before the refs: a snapshot must not rely on what one of them still lacks.
+        if plan.record_is_old {
+            repo.record_damaged(session, &plan.still_damaged)?;
+        }
         if not_done.is_empty() {
             let (mut brought, mut labels) = (Vec::new(), plan.label_contents);
             for (number, content) in &plan.ref_contents {
@@ -604,7 +611,7 @@ pub fn execute(plan: RepairPlan, options: WriterOptions, session: &Session<'_>) 
             documents::bring_labels(&repo, &labels, &brought, session)?;
         }
     }
-    if plan.record_is_old {
+    if plan.record_is_old && !brings {
         repo.record_damaged(session, &plan.still_damaged)?;
     }
     // The copies are not needed any more, and nobody shall wait for their locks.
@@ -640,7 +647,7 @@ fn clear_away(
     not_done: &mut Vec<String>,
 ) -> Result<ExclusiveRepository> {
     let clears = !rotten.is_empty() || !loose.is_empty();
-    let mut marks = Some(Reachable::default());
+    let mut marks = (!repo.refs()?.has_no_trace()).then(Reachable::default);
     let mut marked = BTreeSet::new();
     // By name: where copies stand may change until the lock is there.
     let held = rotten.iter().flat_map(|rotten| &rotten.held).chain(loose).copied().collect::<Vec<_>>();
