@@ -12,13 +12,14 @@
 //!   objects never change.
 //! - A copy of a needed object goes only if another one stays that this process has written, or that was read and hashed
 //!   under this lock ([`ExclusiveRepository::remove_copies`]). What another process has removed between the plan and this
-//!   lock is thereby taken into account.
+//!   lock is thereby taken into account. It is in a pack whose own index can be read, since any other pack counts as damaged
+//!   for all who come after; and the names of what stays are made durable before anything goes.
 //! - A rotten pack goes only if its bytes still do not give its name, and each needed object that its index names, or that
 //!   was found whole in it, is read and hashed under this lock in a place that is not rotten. If its index is damaged,
 //!   what else was in it is not known; then it goes only if every needed object stands in such a place
 //!   ([`ExclusiveRepository::remove_rotten`]).
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Deref;
 use std::sync::OnceLock;
 
@@ -143,6 +144,7 @@ impl ExclusiveRepository {
             ));
         }
         let going_loose: HashSet<ObjectId> = removal.loose.iter().copied().collect();
+        let mut readable = HashMap::new();
         for slot in 0..goes.len() {
             if goes[slot] {
                 let index = packs.file(u32::try_from(slot).unwrap_or(u32::MAX)).and_then(|pack| pack.index());
@@ -156,7 +158,9 @@ impl ExclusiveRepository {
                     Err(error) => return Err(error),
                 };
                 for member in members {
-                    if is_needed(&member.id) && !self.has_good_copy(member.id, &listed, &goes, &going_loose, removal)? {
+                    if is_needed(&member.id)
+                        && !self.has_good_copy(member.id, &listed, &goes, &going_loose, removal, &mut readable)?
+                    {
                         goes[slot] = false;
                         break;
                     }
@@ -165,9 +169,12 @@ impl ExclusiveRepository {
         }
         let mut loose = Vec::new();
         for id in &removal.loose {
-            if !is_needed(id) || self.has_good_copy(*id, &listed, &goes, &going_loose, removal)? {
+            if !is_needed(id) || self.has_good_copy(*id, &listed, &goes, &going_loose, removal, &mut readable)? {
                 loose.push(*id);
             }
+        }
+        if !loose.is_empty() || goes.contains(&true) {
+            self.secure_names()?;
         }
         let mut result = Ok(());
         let mut remove = |path: &str| {
@@ -184,6 +191,34 @@ impl ExclusiveRepository {
         result
     }
 
+    /// Makes the names of all objects durable. What stays may have got its name from a run that died before it did so: no
+    /// copy goes for the sake of one that a power failure can take away.
+    fn secure_names(&self) -> Result<()> {
+        let backend = self.repo.backend();
+        let shards = loose::list_shards(backend)?.into_iter().map(layout::shard_path);
+        for dir in shards.chain([layout::PACKS.into(), layout::OBJECTS.into()]) {
+            match backend.sync_dir(&dir) {
+                // Ways of copying drop those that are empty.
+                Err(error) if error.is_not_found() => {}
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a pack can be read by its own index: what stands in one that cannot counts as damaged for all who come after.
+    fn is_readable(&self, slot: u32, known: &mut HashMap<u32, bool>) -> Result<bool> {
+        if let Some(is_readable) = known.get(&slot) {
+            return Ok(*is_readable);
+        }
+        let is_readable = match self.repo.packs()?.file(slot).and_then(|pack| pack.index()) {
+            Err(error) if error.is_unreadable() => false,
+            other => other.map(|_| true)?,
+        };
+        known.insert(slot, is_readable);
+        Ok(is_readable)
+    }
+
     /// Whether a copy of the object stays that this process has written or that is whole.
     fn has_good_copy(
         &self,
@@ -192,6 +227,7 @@ impl ExclusiveRepository {
         goes: &[bool],
         going_loose: &HashSet<ObjectId>,
         removal: &Removal,
+        readable: &mut HashMap<u32, bool>,
     ) -> Result<bool> {
         let copies = self.repo.packed_copies(id)?;
         let staying = || copies.iter().filter(|location| !goes[location.slot as usize]);
@@ -199,7 +235,7 @@ impl ExclusiveRepository {
             return Ok(true);
         }
         for location in staying() {
-            if self.repo.is_whole(id, Copy::Packed(*location))? {
+            if self.is_readable(location.slot, readable)? && self.repo.is_whole(id, Copy::Packed(*location))? {
                 return Ok(true);
             }
         }
@@ -233,6 +269,7 @@ impl ExclusiveRepository {
         for (rotten, members) in still {
             self.repo.go_on()?;
             if self.can_go(rotten, members.as_deref(), needed, &is_rotten)? {
+                self.secure_names()?;
                 remove_if_there(self.repo.backend(), &rotten.name.path())?;
             } else {
                 stays.push(rotten.name);

@@ -264,6 +264,44 @@ fn a_run_lists_the_directories_of_the_loose_objects_that_it_meets_and_no_others(
 }
 
 #[test]
+fn names_are_durable_before_a_copy_goes_for_their_sake() {
+    let memory = repository(&[(files(1..20), LOOSE), (files(1..10), LOOSE)]);
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let noted = Arc::clone(&log);
+    let watched = FaultBackend::hooked(memory.clone(), move |operation, path| {
+        noted.lock().unwrap().push(format!("{operation} {path}"));
+        Ok(())
+    });
+    prune_with(watched, &[1], LOOSE).unwrap();
+    let log = log.lock().unwrap();
+    let removed = log.iter().position(|line| line.starts_with("remove objects/")).unwrap();
+    let begun = log[..removed].iter().rposition(|line| line.starts_with("remove ")).unwrap_or(0);
+    for dir in [layout::PACKS, layout::OBJECTS] {
+        assert!(log[begun..removed].contains(&format!("sync_dir {dir}")), "{dir}: {log:?}");
+    }
+    assert_eq!(restored(memory, 2).unwrap(), files(1..10));
+}
+
+#[test]
+fn no_copy_goes_for_one_in_a_pack_whose_index_is_damaged() {
+    let memory = repository(&[(files(1..10), PACKED)]);
+    let other = MemoryBackend::new();
+    init(other.clone()).unwrap();
+    take_with(other.clone(), Source::new(files(1..30)).path(), PACKED).unwrap();
+    // A larger pack with the same objects comes along; the index of all packs covers it, and then its own is damaged.
+    let larger = other.paths().into_iter().find(|path| path.contains(".blobs.")).unwrap();
+    let mut bytes = other.contents(&larger).unwrap();
+    memory.set_contents(&larger, bytes.clone()).unwrap();
+    save_index(&memory);
+    let last_name = bytes.len() - 64 - 36;
+    bytes[last_name + 5] ^= 1;
+    memory.set_contents(&larger, bytes).unwrap();
+    prune_with(memory.clone(), &[], PACKED).unwrap();
+    memory.remove(layout::INDEX).unwrap_or_default();
+    assert_eq!(restored(memory, 1).unwrap(), files(1..10));
+}
+
+#[test]
 fn to_pack_is_due_when_about_so_many_objects_are_loose() {
     for (count, expected) in [(MANY_LOOSE / 4 * 3, false), (MANY_LOOSE / 4 * 5, true)] {
         let memory = repository(&[]);
