@@ -17,6 +17,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use super::linux::{can_sync_file_system, sync_file_system, write_out};
 use super::lock::LockedFile;
 use super::read_full;
+use super::source::Stat;
 use crate::error::{Error, Result};
 use crate::object::display_path;
 
@@ -275,6 +276,13 @@ impl Place {
         let stat =
             rustix::fs::statat(&self.dir, path, AtFlags::SYMLINK_NOFOLLOW).map_err(self.failed("look at", path))?;
         self.regular_length(&stat, path)
+    }
+
+    /// When anything of a file changed last, as the system says: seconds since 1970, and nanoseconds.
+    pub fn last_change(&self, path: &str) -> Result<(i64, i64)> {
+        let stat =
+            rustix::fs::statat(&self.dir, path, AtFlags::SYMLINK_NOFOLLOW).map_err(self.failed("look at", path))?;
+        Ok(Stat::from_raw(&stat).changed)
     }
 
     /// Opens a file for reading.

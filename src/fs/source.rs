@@ -192,7 +192,7 @@ pub struct Stat {
 
 impl Stat {
     #[allow(clippy::cast_possible_wrap, clippy::unnecessary_cast, reason = "the types differ between systems")]
-    fn from_raw(stat: &rustix::fs::Stat) -> Self {
+    pub(super) fn from_raw(stat: &rustix::fs::Stat) -> Self {
         Self {
             kind: kind_of(FileType::from_raw_mode(stat.st_mode)),
             size: u64::try_from(stat.st_size).unwrap_or(0),

@@ -94,6 +94,11 @@ impl Backend for Interruptible {
         self.backend.length(path)
     }
 
+    fn last_change(&self, path: &str) -> Result<(i64, i64)> {
+        self.interruption.check()?;
+        self.backend.last_change(path)
+    }
+
     fn read(&self, path: &str, offset: u64, len: usize) -> Result<Vec<u8>> {
         self.interruption.check()?;
         self.backend.read(path, offset, len)

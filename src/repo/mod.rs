@@ -212,6 +212,12 @@ impl Repository {
         &*self.backend
     }
 
+    /// What tells this repository from its copies: when `config.json` changed last, as the system says. What notes of one
+    /// say, in `cache`, need not be so in the other: a copy may lack what was there, and its disk is another one.
+    pub fn place(&self) -> Moment {
+        self.backend().last_change(layout::CONFIG).unwrap_or_default()
+    }
+
     /// The most bytes of content that an object can have.
     pub fn max_object(&self) -> usize {
         MAX_OBJECT.max(self.config.chunks.maximum())

@@ -68,7 +68,7 @@ impl SharedRepository {
     /// before is replaced.
     pub fn record_damaged(&self, session: &Session<'_>, objects: &[ObjectId]) -> Result<()> {
         let backend = self.repo.backend();
-        if objects.is_empty() && damaged::read(backend)?.is_empty() {
+        if objects.is_empty() && damaged::read(backend)?.is_empty() && !damaged::is_doubtful(backend)? {
             return Ok(());
         }
         damaged::write(backend, &begin_staging(backend, session)?, objects)
@@ -77,7 +77,7 @@ impl SharedRepository {
     /// Records when packs were found whole, in place of what was recorded before.
     pub fn record_verified(&self, session: &Session<'_>, packs: &Verified) -> Result<()> {
         let backend = self.repo.backend();
-        verified::write(backend, &begin_staging(backend, session)?, packs)
+        verified::write(backend, &begin_staging(backend, session)?, self.repo.place(), packs)
     }
 
     /// Removes the index of all packs, which covers packs that cannot be used: a snapshot must not rely on what only this

@@ -95,8 +95,8 @@ pub struct ObjectWriter<'r> {
     known: Known,
     /// What the last check found damaged or missing and this run has not met: it has to be stored again.
     damaged: Mutex<HashSet<ObjectId>>,
-    /// How many that were when the run began.
-    known_damaged: usize,
+    /// What that was when the run began.
+    known_damaged: HashSet<ObjectId>,
     /// What is new and may stay loose; nothing once packs are written.
     few: Mutex<Option<Few>>,
     is_packing: AtomicBool,
@@ -208,7 +208,7 @@ impl<'r> ObjectWriter<'r> {
             staging,
             batch,
             known,
-            known_damaged: damaged.len(),
+            known_damaged: damaged.clone(),
             damaged: Mutex::new(damaged),
             few: Mutex::new(Some(Few::default())),
             is_packing: AtomicBool::new(false),
@@ -395,19 +395,23 @@ impl<'r> ObjectWriter<'r> {
         self.replaced.load(Ordering::Relaxed)
     }
 
-    /// Forgets the damage that this run has met and mended.
+    /// Forgets the damage that this run has met and mended; not what a check has found meanwhile.
     fn heal(&self) -> Result<()> {
-        let left: Vec<ObjectId> = self.damaged.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect();
-        if left.len() == self.known_damaged {
+        let left = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
+        let mended: HashSet<ObjectId> = self.known_damaged.difference(&left).copied().collect();
+        drop(left);
+        if mended.is_empty() {
             return Ok(());
         }
-        damaged::write(self.repo.backend(), &self.staging, &left)
+        let now: Vec<ObjectId> = damaged::read(self.repo.backend())?.difference(&mended).copied().collect();
+        damaged::write(self.repo.backend(), &self.staging, &now)
     }
 
-    /// What the last snapshot of a source saw, if that is known and can be relied on. While objects are known to be damaged
-    /// it is not: everything has to be met, so that what is damaged is stored again.
+    /// What the last snapshot of a source saw, if that is known and can be relied on. While objects are known to be damaged,
+    /// or it is known that packs are gone, it is not: everything has to be met, so that what is damaged is stored again.
     pub fn last_seen(&self, source: &SourceId) -> Result<Option<SeenReader>> {
-        if self.known_damaged > 0 { Ok(None) } else { self.repo.seen(source) }
+        let is_doubtful = !self.known_damaged.is_empty() || damaged::is_doubtful(self.repo.backend())?;
+        if is_doubtful || self.packs.lack_some() { Ok(None) } else { self.repo.seen(source) }
     }
 
     /// Begins to write down what a snapshot of `source` sees that begins at `start`, for the next one. `last` is what the
@@ -419,7 +423,7 @@ impl<'r> ObjectWriter<'r> {
         ignores_changed: bool,
         last: Option<&SeenReader>,
     ) -> SeenWriter<'r> {
-        SeenWriter::begin(Arc::clone(&self.staging), self.repo.hash(), source, start, ignores_changed, last)
+        SeenWriter::begin(Arc::clone(&self.staging), self.repo, source, start, ignores_changed, last)
     }
 
     /// Makes everything durable and then the snapshot visible, under the next free number and with what was added
@@ -481,7 +485,7 @@ impl<'r> ObjectWriter<'r> {
         if seen.is_some_and(|seen| seen.publish(self.repo.backend(), snapshot.tree, snapshot.end).is_err()) {
             // The next snapshot reads every file.
         }
-        if self.packs.has_unsaved(UNSAVED) && self.packs.save(&self.staging).is_err() {
+        if (self.packs.has_unsaved(UNSAVED) || self.packs.lack_some()) && self.packs.save(&self.staging).is_err() {
             // The snapshot is safe, and the next run finds what it needs in the packs themselves.
         }
         Ok(snapshot)

@@ -67,6 +67,10 @@ pub trait Backend: Send + Sync + Debug {
     /// The length of a file in bytes.
     fn length(&self, path: &str) -> Result<u64>;
 
+    /// When anything of a file changed last, as the system says (ctime): seconds since 1970, and nanoseconds. Nobody can set
+    /// it, so no copy has the same.
+    fn last_change(&self, path: &str) -> Result<(i64, i64)>;
+
     /// Reads up to `len` bytes from byte `offset` of a file; fewer only where the file ends.
     fn read(&self, path: &str, offset: u64, len: usize) -> Result<Vec<u8>>;
 

@@ -3,7 +3,7 @@
 //! A snapshot that meets one of them stores it again (what is in a pack is otherwise not read before it is reused, nor a
 //! file that is as it was), and then takes it from the list.
 //! Like everything in `cache` it can be deleted: what it says is found again by the next check. Lines that are no names are
-//! passed over.
+//! passed over; while there are some, snapshots rely on nothing that one before them has seen.
 
 use std::collections::HashSet;
 
@@ -17,8 +17,14 @@ pub fn read(backend: &dyn Backend) -> Result<HashSet<ObjectId>> {
     lines::read(backend, layout::DAMAGED, |line| line.parse().ok())
 }
 
-/// Replaces it. It is removed where there is nothing to name.
+/// Whether there is one that cannot be read, or not as a whole: then it is not known what is damaged.
+pub fn is_doubtful(backend: &dyn Backend) -> Result<bool> {
+    lines::are_doubtful(backend, layout::DAMAGED, |line| line.parse::<ObjectId>().is_ok())
+}
+
+/// Replaces it, durably. It is removed where there is nothing to name.
 pub fn write(backend: &dyn Backend, staging: &Staging<'_>, objects: &[ObjectId]) -> Result<()> {
     let text: String = objects.iter().map(|id| format!("{id}\n")).collect();
-    lines::replace(backend, staging, layout::DAMAGED, &text)
+    lines::replace(backend, staging, layout::DAMAGED, &text)?;
+    backend.sync_dir(layout::CACHE)
 }

@@ -24,6 +24,17 @@ pub(super) fn read<T, C: FromIterator<T>>(
     Ok(lines.filter_map(|line| parse(str::from_utf8(line).ok()?)).collect())
 }
 
+/// Whether a file is there and cannot be read, or is longer than what is read, or has a line of which `is_one` is not true.
+pub(super) fn are_doubtful(backend: &dyn Backend, path: &str, is_one: impl Fn(&str) -> bool) -> Result<bool> {
+    let text = match backend.read(path, 0, LONGEST) {
+        Err(error) if error.is_not_found() => return Ok(false),
+        Err(error) if error.is_unreadable() => return Ok(true),
+        other => other?,
+    };
+    let mut lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    Ok(text.len() == LONGEST || !lines.all(|line| str::from_utf8(line).is_ok_and(&is_one)))
+}
+
 /// Replaces the file. It is removed where there is nothing to say.
 pub(super) fn replace(backend: &dyn Backend, staging: &Staging<'_>, path: &str, text: &str) -> Result<()> {
     if text.is_empty() {

@@ -86,6 +86,10 @@ impl Backend for LocalBackend {
         self.place.length(path)
     }
 
+    fn last_change(&self, path: &str) -> Result<(i64, i64)> {
+        self.place.last_change(path)
+    }
+
     fn read(&self, path: &str, offset: u64, len: usize) -> Result<Vec<u8>> {
         self.place.read(path, offset, len)
     }

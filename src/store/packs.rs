@@ -258,6 +258,14 @@ impl Packs {
         self.state().unusable.iter().map(|(name, error)| (*name, error.reason())).collect()
     }
 
+    /// Whether there are packs that cannot be used, or the index file covers some that are gone: what was stored once may not
+    /// be there.
+    pub fn lack_some(&self) -> bool {
+        let state = self.state();
+        let is_gone = |covered: &Covered| covered.slots.iter().any(Option::is_none);
+        !state.unusable.is_empty() || state.file.as_ref().is_some_and(is_gone)
+    }
+
     /// Paths below `packs` that are not packs.
     pub fn strangers(&self) -> Vec<String> {
         self.state().strangers.clone()

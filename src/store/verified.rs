@@ -1,4 +1,5 @@
-//! `cache/verified`: when checks have last read each pack and found it whole, a line for each: `TIME NAME`.
+//! `cache/verified`: when checks have last read each pack and found it whole, a line for each: `TIME NAME`. A line `place
+//! SECONDS NANOSECONDS` says where.
 //!
 //! Who checks every day need not read everything every day. Like everything in `cache` it can be deleted: what it says is
 //! found out again by the next check. Lines that are not of this form are passed over, and so are moments that have not
@@ -34,21 +35,37 @@ impl Verified {
     }
 }
 
-/// Reads it, at the moment `now`; it is empty where it is missing or lies on a bad sector.
-pub fn read(backend: &dyn Backend, now: Timestamp) -> Result<Verified> {
+/// Where a repository is: a moment that no copy of it has ([`crate::repo::Repository::place`]).
+type Place = (i64, i64);
+
+fn place_line(place: Place) -> String {
+    format!("place {} {}", place.0, place.1)
+}
+
+/// Reads it, at the moment `now`; it is empty where it is missing or lies on a bad sector, and where it was written in
+/// another place: of a copy other disks were read.
+pub fn read(backend: &dyn Backend, place: Place, now: Timestamp) -> Result<Verified> {
     let parse = |line: &str| {
+        if line == place_line(place) {
+            return Some(None);
+        }
         let (time, name) = line.split_once(' ')?;
         let time = time.parse().ok().filter(|time| *time <= now)?;
-        Some((layout::parse_pack(name)?, time))
+        Some(Some((layout::parse_pack(name)?, time)))
     };
-    lines::read(backend, layout::VERIFIED, parse).map(Verified)
+    let lines: Vec<_> = lines::read(backend, layout::VERIFIED, parse)?;
+    let is_here = lines.contains(&None);
+    Ok(Verified(lines.into_iter().flatten().filter(|_| is_here).collect()))
 }
 
 /// Replaces it. It is removed where there is nothing to say.
-pub fn write(backend: &dyn Backend, staging: &Staging<'_>, verified: &Verified) -> Result<()> {
+pub fn write(backend: &dyn Backend, staging: &Staging<'_>, place: Place, verified: &Verified) -> Result<()> {
+    if verified.0.is_empty() {
+        return lines::replace(backend, staging, layout::VERIFIED, "");
+    }
     let line = |(pack, time): (&PackName, &Timestamp)| format!("{time} {}\n", layout::pack_file_name(*pack));
     let text: String = verified.0.iter().map(line).collect();
-    lines::replace(backend, staging, layout::VERIFIED, &text)
+    lines::replace(backend, staging, layout::VERIFIED, &format!("{}\n{text}", place_line(place)))
 }
 
 #[cfg(test)]
@@ -67,10 +84,11 @@ mod tests {
         let backend = MemoryBackend::new();
         let pack = |content: &[u8]| PackName { hash: HashAlgorithm::Blake3.hash(content), kind: PackKind::Blobs };
         let [a, b, c] = [pack(b"a"), pack(b"b"), pack(b"c")];
-        assert_eq!(read(&backend, moment(100)).unwrap(), Verified::default());
+        let here = (12, 345);
+        assert_eq!(read(&backend, here, moment(100)).unwrap(), Verified::default());
         let name = layout::pack_file_name;
         let text = format!(
-            "1970-01-01T00:01:00Z {}\n\n1970-01-01T00:02:00Z {}\nyesterday {}\n\u{fffd}\n1970-01-01T00:01:00Z {}",
+            "place 12 345\n1970-01-01T00:01:00Z {}\n\n1970-01-01T00:02:00Z {}\nyesterday {}\n\u{fffd}\n1970-01-01T00:01:00Z {}",
             name(a),
             name(b),
             name(c),
@@ -78,7 +96,8 @@ mod tests {
         );
         backend.create_dir(layout::CACHE).unwrap();
         backend.create(layout::VERIFIED).unwrap().append(text.as_bytes()).unwrap();
-        let mut verified = read(&backend, moment(100)).unwrap();
+        assert_eq!(read(&backend, (12, 346), moment(100)).unwrap(), Verified::default());
+        let mut verified = read(&backend, here, moment(100)).unwrap();
         assert_eq!([a, b, c].map(|pack| verified.last(pack)), [Some(moment(60)), None, None]);
         verified.note(&[b], moment(100));
         verified.retain(|pack| *pack != a);

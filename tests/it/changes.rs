@@ -6,6 +6,7 @@ use std::io::{ErrorKind, Write};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::thread;
@@ -119,6 +120,16 @@ impl Bench {
         clock: fn() -> Timestamp,
         detection: ChangeDetection,
     ) -> SnapshotReport {
+        Self::take_writing(repo, source, clock, detection, WriterOptions::default())
+    }
+
+    fn take_writing(
+        repo: &SharedRepository,
+        source: &Path,
+        clock: fn() -> Timestamp,
+        detection: ChangeDetection,
+        writing: WriterOptions,
+    ) -> SnapshotReport {
         let options = SnapshotOptions {
             source,
             user: b"user",
@@ -128,7 +139,7 @@ impl Bench {
             one_file_system: false,
             detection,
             labels: &Labels::default(),
-            writing: WriterOptions::default(),
+            writing,
             threads: ONE,
         };
         snapshot(repo, &options, &session()).unwrap()
@@ -519,9 +530,7 @@ fn a_source_that_was_moved_is_the_same_and_one_that_was_copied_is_not() {
     let take = |source: &Path| bench.take_of("repo", source, later, ChangeDetection::default()).unchanged;
     assert_eq!((take(&moved), take(&moved)), (11, 11));
     assert_eq!(bench.caches().len(), 2);
-    assert!(
-        std::process::Command::new("cp").args(["-a"]).arg(&moved).arg(bench.source("")).status().unwrap().success()
-    );
+    assert!(Command::new("cp").args(["-a"]).arg(&moved).arg(bench.source("")).status().unwrap().success());
     // The one that was there before is not the same directory.
     assert_eq!(bench.read(), 12);
     bench.settle();
@@ -830,6 +839,96 @@ fn a_cache_is_used_only_as_long_as_a_ref_has_its_tree() {
     assert_eq!(bench.take_of("other", &bench.source(""), later, ChangeDetection::default()).unchanged, 0);
     let report = check::check(&bench.open("other"), &CheckOptions::everything(ONE), &session()).unwrap();
     assert!(report.is_clean(), "{report:?}");
+}
+
+#[test]
+fn a_copy_of_the_repository_reads_everything_once() {
+    let bench = Bench::with_files();
+    bench.take();
+    let copy = bench.path("copy");
+    let copied = Command::new("cp").arg("-a").arg(bench.path("repo")).arg(&copy).status().unwrap();
+    assert!(copied.success());
+    // As when others were at work: the ref has come along, and an object has not.
+    let lost = HashAlgorithm::Blake3.hash(&noise(3, 500)).to_string();
+    fs::remove_file(&cli::objects(&copy)[&lost]).unwrap();
+    let take = || bench.take_of("copy", &bench.source(""), later, ChangeDetection::default()).unchanged;
+    assert_eq!((take(), take()), (0, 11));
+    let report = check::check(&bench.open("copy"), &CheckOptions::everything(ONE), &session()).unwrap();
+    assert!(report.is_clean(), "{report:?}");
+}
+
+#[test]
+fn where_a_pack_is_gone_or_cannot_be_used_everything_is_read() {
+    for is_indexed in [false, true] {
+        for is_gone in [false, true] {
+            let bench = Bench::with_files();
+            let packing = WriterOptions { loose_limit: 0, ..WriterOptions::default() };
+            let take = || {
+                let (repo, detection) = (bench.open("repo"), ChangeDetection::default());
+                Bench::take_writing(&repo, &bench.source(""), later, detection, packing).unchanged
+            };
+            assert_eq!((take(), take()), (0, 11));
+            if is_indexed {
+                let mut alone = bench.open("repo").into_exclusive(&session()).unwrap();
+                alone.rebuild_index(&session()).unwrap();
+            }
+            let packs = fs::read_dir(bench.path("repo/packs")).unwrap().map(|entry| entry.unwrap().path());
+            let blobs = packs.into_iter().find(|path| path.to_str().unwrap().contains("blobs")).unwrap();
+            let whole = fs::read(&blobs).unwrap();
+            if is_gone {
+                fs::remove_file(&blobs).unwrap();
+            } else {
+                overwrite(&blobs, &whole[..whole.len() / 2]);
+            }
+            // Of one that is gone only the index of all packs knows, and what that covers is not looked at.
+            let expected = if is_gone == is_indexed { 0 } else { 11 };
+            assert_eq!(take(), expected, "indexed: {is_indexed}, gone: {is_gone}");
+        }
+    }
+}
+
+#[test]
+fn a_snapshot_does_not_forget_what_a_check_finds_meanwhile() {
+    let bench = Bench::with_files();
+    bench.take();
+    let blob = HashAlgorithm::Blake3.hash(&noise(3, 500)).to_string();
+    overwrite(&cli::objects(&bench.path("repo"))[&blob], b"damage");
+    let report = check::check(&bench.open("repo"), &CheckOptions::everything(ONE), &session()).unwrap();
+    assert_eq!(report.damaged.len(), 1);
+    let (list, other) = (bench.path("repo/cache/damaged"), HashAlgorithm::Blake3.hash(b"other").to_string());
+    let (in_hook, found) = (list.clone(), format!("{blob}\n{other}\n"));
+    let local = LocalBackend::open(&bench.path("repo")).unwrap();
+    let hooked = FaultBackend::hooked(local, move |operation, path| {
+        if operation == "publish_new" && path.contains("ref-") {
+            overwrite(&in_hook, found.as_bytes());
+        }
+        Ok(())
+    });
+    Bench::take_in(&open(hooked).unwrap(), &bench.source(""), later, ChangeDetection::default());
+    assert_eq!(fs::read_to_string(list).unwrap(), format!("{other}\n"));
+}
+
+#[test]
+fn while_it_is_not_sure_what_is_damaged_everything_is_read() {
+    let bench = Bench::with_files();
+    bench.take();
+    assert_eq!(bench.read(), 1);
+    overwrite(&bench.path("repo/cache/damaged"), &noise(1, 300));
+    assert_eq!((bench.read(), bench.read()), (12, 12));
+    bench.clean();
+    assert_eq!(bench.read(), 1);
+}
+
+#[test]
+fn what_was_not_settled_is_not_because_its_ctime_was_ignored() {
+    let bench = Bench::with_files();
+    set_modified(&bench.source("a/2"), SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000));
+    bench.settle();
+    let take = |clock, detection| bench.take_of("repo", &bench.source(""), clock, detection).unchanged;
+    assert_eq!(take(Timestamp::now, ChangeDetection::default()), 0);
+    // Only its other time is known to be old.
+    assert_eq!(take(later, ChangeDetection { ignore_ctime: true, ..ChangeDetection::default() }), 1);
+    assert_eq!((bench.read(), bench.read()), (2, 1));
 }
 
 #[test]

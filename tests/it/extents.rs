@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde_json::Value;
 
@@ -155,6 +156,13 @@ fn what_was_found_whole_is_not_read_again_for_a_while() {
     assert!(unread(&["--max-age=30d"]) > 0);
     assert_eq!(unread(&["--max-age=30d"]), 34);
 
+    // A copy has what was noted of the original, and another disk.
+    let copied = Command::new("cp").args(["-a", "repo", "copy"]).current_dir(world.path("")).status().unwrap();
+    assert!(copied.success());
+    let of_copy = || world.run(["check", "-r", "copy", "--json", "--max-age=30d"]).exits(0).json().remove(0);
+    assert_eq!(of_copy()["unread_objects"], 0);
+    assert!(of_copy()["unread_objects"].as_u64().unwrap() > 0);
+
     // A tree that is found damaged on the way.
     let trees = packs(&world, "trees").remove(0);
     let whole = fs::read(&trees).unwrap();
@@ -166,10 +174,11 @@ fn what_was_found_whole_is_not_read_again_for_a_while() {
     // A clock that was wrong, and what is no such line.
     let verified = world.path("repo/cache/verified");
     let lines = fs::read_to_string(&verified).unwrap();
-    assert_eq!(lines.lines().count(), 2, "{lines}");
+    let (place, times) = lines.split_once('\n').unwrap();
+    assert!(place.starts_with("place ") && times.lines().count() == 2, "{lines}");
     let later: String =
-        lines.lines().map(|line| format!("2999-01-01T00:00:00Z {}\n", &line[line.find(' ').unwrap() + 1..])).collect();
-    overwrite(&verified, later.as_bytes());
+        times.lines().map(|line| format!("2999-01-01T00:00:00Z {}\n", &line[line.find(' ').unwrap() + 1..])).collect();
+    overwrite(&verified, format!("{place}\n{later}").as_bytes());
     assert_eq!(unread(&["--max-age=30d"]), 0);
     fs::remove_dir_all(world.path("repo/cache")).unwrap();
     assert_eq!(unread(&["--max-age=30d"]), 0);

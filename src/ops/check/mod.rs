@@ -151,7 +151,7 @@ pub fn check(repo: &SharedRepository, options: &CheckOptions, session: &Session<
     let refs = repo.refs()?;
     let listing = repo.snapshots()?;
     let loose = loose::list(repo.backend())?;
-    let verified_before = verified::read(repo.backend(), session.start)?;
+    let verified_before = verified::read(repo.backend(), repo.place(), session.start)?;
     let contents = threads.install(|| read::read(repo, &loose.objects, &options.extent, &verified_before, progress))?;
     let graph = threads.install(|| walk_all(repo, &contents, &listing.snapshots))?;
     let mut report = judge(repo, &graph, &contents, listing)?;

@@ -262,7 +262,7 @@ impl<'a, 'r> Trees<'a, 'r> {
                 }
                 Event::Leave(known) => self.leave(known)?,
                 Event::Known(KnownFile { name, mark, content }) => {
-                    self.seen.file(&name, &mark, content);
+                    self.seen.known_file(&name, &mark, content);
                     self.unchanged += 1;
                     self.add_content(name, mark.size, content)?;
                 }

@@ -14,7 +14,8 @@
 //! - What it names is stored. A file is used only if a ref with its root tree is there
 //!   ([`super::ObjectWriter::last_seen`]), the shared lock is held until the new ref is published, and everything that a ref
 //!   needs is stored as long as the ref is. While objects are known to be damaged no such file is used: what is damaged
-//!   would not be met and stored again.
+//!   would not be met and stored again. Nor is one where it is not sure what is damaged, where packs are gone or cannot be
+//!   used, or in a copy of the repository: a copy that was made while others were at work may have the ref and lack objects.
 //! - What it says is what was written: the records of each block are taken only if its hash is right, which covers the hash
 //!   of the block before it, and so the beginning of the file, which says of which source it is. What is cut short, damaged
 //!   or of another version is as good as not there from that point on.
@@ -26,7 +27,8 @@
 //!   the one that was read agree that well. As a guard where they do not (a server's clock is behind), what has the very
 //!   newest time of all is not settled either, unless it was the newest one for the snapshot before too, and that had ended
 //!   so long before: then the clock that makes the times has gone on since, wherever it stands. (It takes two faults to
-//!   make that wrong: a clock that is behind, and the other one set forward, or that one back, between the two snapshots.
+//!   make that wrong: a clock that is behind, and the other one set forward, or that one back, between the two snapshots; or
+//!   a clock that is far behind alone: see docs/design.md.
 //!   That git's index is racy without such a rule is known: see `racy-git` in its documentation.)
 //!
 //! Like everything in `cache` it can be deleted. It is not synced: a crash may leave it cut short.

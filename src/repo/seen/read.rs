@@ -51,7 +51,7 @@ impl Repository {
         for files in [own, others] {
             let open = |(of, tree)| {
                 let file = self.backend().open(&layout::seen_path(of, tree)).ok()?;
-                SeenReader::open(file, self.hash(), tree, source)
+                SeenReader::open(file, self.hash(), tree, source, self.place())
             };
             let candidates: Vec<SeenReader> = files.into_iter().filter_map(open).collect();
             if let Some(reader) = self.with_ref(candidates)? {
@@ -73,8 +73,15 @@ impl Repository {
 }
 
 impl SeenReader {
-    /// Opens a file, if it is whole as far as its beginning and its end tell, and of this source.
-    fn open(file: Box<dyn StoredFile>, hash: HashAlgorithm, tree: TreeId, source: &SourceId) -> Option<Self> {
+    /// Opens a file, if it is whole as far as its beginning and its end tell, of this source, and was written where the
+    /// repository is now.
+    fn open(
+        file: Box<dyn StoredFile>,
+        hash: HashAlgorithm,
+        tree: TreeId,
+        source: &SourceId,
+        place: Moment,
+    ) -> Option<Self> {
         let end = file.length().checked_sub(FOOTER as u64)?;
         let mut footer = [0; FOOTER];
         if file.read_at(end, &mut footer).ok()? != FOOTER || footer[..8] != MAGIC {
@@ -117,12 +124,17 @@ impl SeenReader {
         let mut head = Cursor::over(&reader.block.rest);
         reader.settled.before = head.i64()?;
         let top = (head.u64()?, head.u64()?);
+        let is_here = (head.i64()?, head.i64()?) == place;
         let (host, path) = (head.bytes()?, head.bytes()?);
         reader.is_own = (host, path) == (&source.host, &source.path);
         reader.is_same_top = top == source.top;
         let is_same = host == source.host && (reader.is_own || reader.is_same_top);
         reader.at = reader.block.rest.len();
-        is_same.then_some(reader)
+        (is_same && is_here).then_some(reader)
+    }
+
+    pub(super) fn settled(&self) -> Settled {
+        self.settled
     }
 
     /// Whether a file that looks as it looked then is the same file.

@@ -7,7 +7,8 @@ use jiff::Timestamp;
 use super::block::{BLOCK, BlockWriter, Records};
 use super::{FileMark, LONG_AGO, MAGIC, NEVER, SeenReader, Settled, SourceId, Tag, UNSETTLED_SECONDS, seen_files};
 use crate::error::Result;
-use crate::object::{Content, HashAlgorithm, Name, TreeId};
+use crate::object::{Content, Name, TreeId};
+use crate::repo::Repository;
 use crate::store::staging::Staging;
 use crate::store::{Backend, layout, remove_if_there};
 
@@ -18,6 +19,8 @@ pub struct SeenWriter<'s> {
     blocks: Option<BlockWriter<'s>>,
     key: layout::SourceKey,
     settled: Settled,
+    /// The same of the last snapshot.
+    last_settled: Option<Settled>,
     ignores_changed: bool,
     /// The tree of which there is such a file of this source already, with the same top directory.
     last_tree: Option<TreeId>,
@@ -35,7 +38,7 @@ impl<'s> SeenWriter<'s> {
     /// they ignore [`FileMark::changed`] decides what is worth being published.
     pub(in crate::repo) fn begin(
         staging: Arc<Staging<'s>>,
-        hash: HashAlgorithm,
+        repo: &Repository,
         source: &SourceId,
         start: Timestamp,
         ignores_changed: bool,
@@ -44,10 +47,11 @@ impl<'s> SeenWriter<'s> {
         let before = start.as_second().saturating_sub(UNSETTLED_SECONDS);
         // Who ignores these times does not read what has the newest.
         let met_before = last.filter(|_| !ignores_changed).map_or(LONG_AGO, |last| last.met_before(before));
+        let (hash, place) = (repo.hash(), repo.place());
         let mut head = Records::default();
-        for number in [before.to_le_bytes(), source.top.0.to_le_bytes(), source.top.1.to_le_bytes()] {
-            head.rest.extend_from_slice(&number);
-        }
+        head.rest.extend_from_slice(&before.to_le_bytes());
+        head.rest.extend([source.top.0, source.top.1].map(u64::to_le_bytes).as_flattened());
+        head.rest.extend([place.0, place.1].map(i64::to_le_bytes).as_flattened());
         head.bytes(&source.host);
         head.bytes(&source.path);
         let blocks = BlockWriter::new(Arc::clone(&staging), hash, head, last.map(SeenReader::blocks));
@@ -56,6 +60,7 @@ impl<'s> SeenWriter<'s> {
             staging,
             key: layout::source_key(hash, &source.host, &source.path),
             settled: Settled { before, newest: LONG_AGO, met_before },
+            last_settled: last.map(SeenReader::settled),
             last_tree: last.filter(|last| last.is_own && last.is_same_top).map(|last| last.tree),
             ignores_changed,
             read: 0,
@@ -88,12 +93,21 @@ impl<'s> SeenWriter<'s> {
     /// A file was read.
     pub fn read_file(&mut self, name: &Name, mark: &FileMark, content: Content) {
         self.read += 1;
-        self.file(name, mark, content);
+        self.note(mark);
+        self.record_file(name, mark, content);
     }
 
-    /// A file is as it was, or was read.
-    pub fn file(&mut self, name: &Name, mark: &FileMark, content: Content) {
-        if mark.changed > self.settled.newest {
+    /// A file is as it was: it looked like this then.
+    pub fn known_file(&mut self, name: &Name, mark: &FileMark, content: Content) {
+        self.note(mark);
+        // Who ignores these times must not settle them for others.
+        let is_settled = !self.ignores_changed || self.last_settled.is_none_or(|last| last.covers(mark, false));
+        let changed = if is_settled { mark.changed } else { NEVER };
+        self.record_file(name, &FileMark { changed, ..*mark }, content);
+    }
+
+    fn note(&mut self, mark: &FileMark) {
+        if mark.changed > self.settled.newest && mark.changed != NEVER {
             self.settled.newest = mark.changed;
             self.newest = 0;
         }
@@ -102,7 +116,6 @@ impl<'s> SeenWriter<'s> {
         } else if !self.settled.covers(mark, self.ignores_changed) {
             self.newest += 1;
         }
-        self.record_file(name, mark, content);
     }
 
     /// A file that has to be read again, whatever it looks like then: it changed each time it was read, or is longer than it

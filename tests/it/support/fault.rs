@@ -218,6 +218,10 @@ impl Backend for FaultBackend {
         self.run("length", path, "", || self.inner.length(path))
     }
 
+    fn last_change(&self, path: &str) -> Result<(i64, i64)> {
+        self.run("last_change", path, "", || self.inner.last_change(path))
+    }
+
     fn read(&self, path: &str, offset: u64, len: usize) -> Result<Vec<u8>> {
         self.run("read", path, format_args!(", {len} bytes at {offset}"), || self.inner.read(path, offset, len))
     }
