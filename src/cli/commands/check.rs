@@ -92,13 +92,17 @@ fn notes(report: &CheckReport, lines: &mut Vec<String>) {
     let leftovers = &report.leftovers;
     let mut note = |text: String| lines.push(format!("note: {text}"));
     if leftovers.lost_snapshots {
-        note("there are objects and no trace of any snapshot; was the directory `snapshots` lost?".into());
+        note(
+            "there are objects and no trace of any snapshot; was the directory `snapshots` lost? \
+             `backuptool repair --from COPY` brings it back"
+                .into(),
+        );
     }
     if report.unread_damaged > 0 {
         let objects = count(report.unread_damaged, "object");
         note(format!("an earlier check found {objects} damaged or missing that this one did not read"));
     }
-    if leftovers.unneeded > 0 {
+    if leftovers.unneeded > 0 && !leftovers.lost_snapshots {
         let objects = count(leftovers.unneeded, "object");
         note(format!("no snapshot needs {objects}; the next prune removes what is unneeded"));
     }
