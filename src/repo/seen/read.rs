@@ -32,26 +32,24 @@ pub struct SeenReader {
     /// A block as it is read, and its frame.
     next: Records,
     frame: Vec<u8>,
-    /// The next block in the file, and the hash of the one before it.
-    offset: u64,
+    /// Where the next block in the file begins: so far it is whole. And the hash of the block before it.
+    offset: Rc<Cell<u64>>,
     last: ObjectId,
     /// The same for the first block with records.
     records_at: (u64, ObjectId),
-    /// So far the file is whole.
-    whole_to: Rc<Cell<u64>>,
 }
 
 impl Repository {
     /// What the last snapshot of a source saw, if that is known and can be relied on. Not to be asked while objects are
     /// known to be damaged.
     pub(in crate::repo) fn seen(&self, source: &SourceId) -> Result<Option<SeenReader>> {
-        let key = layout::source_key(self.hash(), &source.host, &source.path);
+        let (key, place) = (layout::source_key(self.hash(), &source.host, &source.path), self.place());
         let (own, others): (Vec<_>, Vec<_>) = seen_files(self.backend())?.into_iter().partition(|(of, _)| *of == key);
         // Its own first, then those of sources that may have been moved to where it is.
         for files in [own, others] {
             let open = |(of, tree)| {
                 let file = self.backend().open(&layout::seen_path(of, tree)).ok()?;
-                SeenReader::open(file, self.hash(), tree, source, self.place())
+                SeenReader::open(file, self.hash(), tree, source, place)
             };
             let candidates: Vec<SeenReader> = files.into_iter().filter_map(open).collect();
             if let Some(reader) = self.with_ref(candidates)? {
@@ -100,13 +98,12 @@ impl SeenReader {
             id_at: 0,
             next: Records::default(),
             frame: Vec::new(),
-            offset: 0,
+            offset: Rc::default(),
             last: NOTHING,
             records_at: (0, NOTHING),
-            whole_to: Rc::default(),
         };
         reader.next_block()?;
-        reader.records_at = (reader.offset, reader.last);
+        reader.records_at = (reader.offset.get(), reader.last);
         let (facts, check) = footer.split_at(FOOTER - ID_LEN);
         if chained(hash, &reader.last, facts).as_bytes() != check {
             return None;
@@ -154,22 +151,23 @@ impl SeenReader {
     pub(super) fn blocks(&self) -> LastBlocks {
         let (offset, before) = self.records_at;
         let end = self.file.length() - FOOTER as u64;
-        LastBlocks::new(Arc::clone(&self.file), end, Rc::clone(&self.whole_to), offset, before)
+        LastBlocks::new(Arc::clone(&self.file), end, Rc::clone(&self.offset), offset, before)
     }
 
     fn next_block(&mut self) -> Option<()> {
         // Should anything be wrong with it, there is nothing more.
         self.block.clear();
         (self.at, self.id_at) = (0, 0);
-        let head = BlockHead::read(&*self.file, self.offset)?;
-        let after = self.offset + head.block_length();
+        let start = self.offset.get();
+        let head = BlockHead::read(&*self.file, start)?;
+        let after = start + head.block_length();
         if after > self.file.length() - FOOTER as u64 {
             return None;
         }
         let Records { ids, rest } = &mut self.next;
         ids.resize(head.ids, 0);
         self.frame.resize(head.frame, 0);
-        let offset = self.offset + BlockHead::LENGTH as u64;
+        let offset = start + BlockHead::LENGTH as u64;
         if self.file.read_at(offset, ids).ok()? != ids.len()
             || self.file.read_at(offset + ids.len() as u64, &mut self.frame).ok()? != self.frame.len()
         {
@@ -180,8 +178,8 @@ impl SeenReader {
             return None;
         }
         mem::swap(&mut self.block, &mut self.next);
-        (self.last, self.offset) = (head.check, after);
-        self.whole_to.set(after);
+        self.last = head.check;
+        self.offset.set(after);
         Some(())
     }
 }

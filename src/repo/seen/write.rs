@@ -154,8 +154,8 @@ impl<'s> SeenWriter<'s> {
     }
 
     /// Replaces what the last snapshot of the source saw by this, unless that says as much: it is whole, the tree is the same,
-    /// and what was read will be read again, since it is not settled. To be called when a ref with the tree is visible; the snapshot had
-    /// looked at everything at `end`.
+    /// and what was read will be read again, since it is not settled. To be called when a ref with the tree is visible; the
+    /// snapshot had looked at everything at `end`.
     pub(in crate::repo) fn publish(mut self, backend: &dyn Backend, tree: TreeId, end: Timestamp) -> Result<()> {
         let unsettled = self.too_new + self.newest;
         let says_as_much = self.read <= unsettled && self.last_tree == Some(tree);
