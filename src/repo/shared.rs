@@ -68,7 +68,7 @@ impl SharedRepository {
     /// before is replaced.
     pub fn record_damaged(&self, session: &Session<'_>, objects: &[ObjectId]) -> Result<()> {
         let backend = self.repo.backend();
-        if objects.is_empty() && damaged::read(backend)?.is_empty() && !damaged::is_doubtful(backend)? {
+        if objects.is_empty() && damaged::read(backend)?.is_nothing() {
             return Ok(());
         }
         damaged::write(backend, &begin_staging(backend, session)?, objects)

@@ -45,10 +45,11 @@ use crate::error::{Error, Result};
 use crate::object::{Added, Labels, ObjectId, Snapshot, Tree, is_zeros};
 use crate::store::batch::{Batch, SyncMethod};
 use crate::store::codec::Density;
+use crate::store::damaged::{self, Damaged};
 use crate::store::pack::{FinishedPack, FrameBuilder, PACK_SIZE, PackKind, PackWriter};
 use crate::store::packs::Packs;
 use crate::store::staging::Staging;
-use crate::store::{Backend, Lock, codec, damaged, layout, loose, refs};
+use crate::store::{Backend, Lock, codec, layout, loose, refs};
 
 /// With the default limit on the number of loose objects, they have at most 8 MiB together.
 const LOOSE_BYTES: usize = 32 << 10;
@@ -95,8 +96,8 @@ pub struct ObjectWriter<'r> {
     known: Known,
     /// What the last check found damaged or missing and this run has not met: it has to be stored again.
     damaged: Mutex<HashSet<ObjectId>>,
-    /// What that was when the run began.
-    known_damaged: HashSet<ObjectId>,
+    /// What the last check had recorded when the run began.
+    recorded: Damaged,
     /// What is new and may stay loose; nothing once packs are written.
     few: Mutex<Option<Few>>,
     is_packing: AtomicBool,
@@ -200,7 +201,7 @@ impl<'r> ObjectWriter<'r> {
             idle: Default::default(),
         };
         let (blobs, trees) = (lane(PackKind::Blobs), lane(PackKind::Trees));
-        let damaged = damaged::read(backend)?;
+        let recorded = damaged::read(backend)?;
         Ok(Self {
             repo,
             lock,
@@ -208,8 +209,8 @@ impl<'r> ObjectWriter<'r> {
             staging,
             batch,
             known,
-            known_damaged: damaged.clone(),
-            damaged: Mutex::new(damaged),
+            damaged: Mutex::new(recorded.objects.clone()),
+            recorded,
             few: Mutex::new(Some(Few::default())),
             is_packing: AtomicBool::new(false),
             options,
@@ -398,20 +399,19 @@ impl<'r> ObjectWriter<'r> {
     /// Forgets the damage that this run has met and mended; not what a check has found meanwhile.
     fn heal(&self) -> Result<()> {
         let left = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
-        let mended: HashSet<ObjectId> = self.known_damaged.difference(&left).copied().collect();
+        let mended: HashSet<ObjectId> = self.recorded.objects.difference(&left).copied().collect();
         drop(left);
         if mended.is_empty() {
             return Ok(());
         }
-        let now: Vec<ObjectId> = damaged::read(self.repo.backend())?.difference(&mended).copied().collect();
+        let now: Vec<ObjectId> = damaged::read(self.repo.backend())?.objects.difference(&mended).copied().collect();
         damaged::write(self.repo.backend(), &self.staging, &now)
     }
 
     /// What the last snapshot of a source saw, if that is known and can be relied on. While objects are known to be damaged,
     /// or it is known that packs are gone, it is not: everything has to be met, so that what is damaged is stored again.
     pub fn last_seen(&self, source: &SourceId) -> Result<Option<SeenReader>> {
-        let is_doubtful = !self.known_damaged.is_empty() || damaged::is_doubtful(self.repo.backend())?;
-        if is_doubtful || self.packs.lack_some() { Ok(None) } else { self.repo.seen(source) }
+        if self.recorded.is_nothing() && !self.packs.lack_some() { self.repo.seen(source) } else { Ok(None) }
     }
 
     /// Begins to write down what a snapshot of `source` sees that begins at `start`, for the next one. `last` is what the

@@ -7,19 +7,32 @@
 
 use std::collections::HashSet;
 
+use super::lines::{self, Lines};
 use super::staging::Staging;
-use super::{Backend, layout, lines};
+use super::{Backend, layout};
 use crate::error::Result;
 use crate::object::ObjectId;
 
-/// The objects that it names; none where it is missing or lies on a bad sector.
-pub fn read(backend: &dyn Backend) -> Result<HashSet<ObjectId>> {
-    lines::read(backend, layout::DAMAGED, |line| line.parse().ok())
+/// What it says.
+#[derive(Debug, Default)]
+pub struct Damaged {
+    /// The objects that it names; none where it is missing or lies on a bad sector.
+    pub objects: HashSet<ObjectId>,
+    /// Whether there is one that cannot be read, or not as a whole: then it is not known what is damaged.
+    pub is_doubtful: bool,
 }
 
-/// Whether there is one that cannot be read, or not as a whole: then it is not known what is damaged.
-pub fn is_doubtful(backend: &dyn Backend) -> Result<bool> {
-    lines::are_doubtful(backend, layout::DAMAGED, |line| line.parse::<ObjectId>().is_ok())
+impl Damaged {
+    /// Whether it is sure that nothing is known to be damaged.
+    pub fn is_nothing(&self) -> bool {
+        self.objects.is_empty() && !self.is_doubtful
+    }
+}
+
+/// Reads it.
+pub fn read(backend: &dyn Backend) -> Result<Damaged> {
+    let Lines { said, is_doubtful } = lines::read(backend, layout::DAMAGED, |line| line.parse().ok())?;
+    Ok(Damaged { objects: said, is_doubtful })
 }
 
 /// Replaces it, durably. It is removed where there is nothing to name.

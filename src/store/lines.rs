@@ -10,29 +10,29 @@ use crate::error::Result;
 /// No more than this is read, in bytes.
 const LONGEST: usize = 64 << 20;
 
+/// What the lines of a file say.
+pub(super) struct Lines<C> {
+    /// Of those that are understood.
+    pub(super) said: C,
+    /// Whether there is more: the file cannot be read, is longer than what is read, or has lines that are not understood.
+    pub(super) is_doubtful: bool,
+}
+
 /// Reads what the lines say, as far as `parse` understands them.
 pub(super) fn read<T, C: FromIterator<T>>(
     backend: &dyn Backend,
     path: &str,
     parse: impl Fn(&str) -> Option<T>,
-) -> Result<C> {
-    let text = match backend.read(path, 0, LONGEST) {
-        Err(error) if error.is_unreadable() => Vec::new(),
-        other => other?,
+) -> Result<Lines<C>> {
+    let (text, mut is_doubtful) = match backend.read(path, 0, LONGEST) {
+        Err(error) if error.is_unreadable() => (Vec::new(), !error.is_not_found()),
+        other => other.map(|text| (text, false))?,
     };
-    let lines = text.split(|byte| *byte == b'\n');
-    Ok(lines.filter_map(|line| parse(str::from_utf8(line).ok()?)).collect())
-}
-
-/// Whether a file is there and cannot be read, or is longer than what is read, or has a line of which `is_one` is not true.
-pub(super) fn are_doubtful(backend: &dyn Backend, path: &str, is_one: impl Fn(&str) -> bool) -> Result<bool> {
-    let text = match backend.read(path, 0, LONGEST) {
-        Err(error) if error.is_not_found() => return Ok(false),
-        Err(error) if error.is_unreadable() => return Ok(true),
-        other => other?,
-    };
-    let mut lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-    Ok(text.len() == LONGEST || !lines.all(|line| str::from_utf8(line).is_ok_and(&is_one)))
+    is_doubtful |= text.len() == LONGEST;
+    let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    let parsed = lines.map(|line| parse(str::from_utf8(line).ok()?));
+    let said = parsed.inspect(|line| is_doubtful |= line.is_none()).flatten().collect();
+    Ok(Lines { said, is_doubtful })
 }
 
 /// Replaces the file. It is removed where there is nothing to say.

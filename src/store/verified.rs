@@ -45,27 +45,30 @@ fn place_line(place: Place) -> String {
 /// Reads it, at the moment `now`; it is empty where it is missing or lies on a bad sector, and where it was written in
 /// another place: of a copy other disks were read.
 pub fn read(backend: &dyn Backend, place: Place, now: Timestamp) -> Result<Verified> {
+    let here = place_line(place);
     let parse = |line: &str| {
-        if line == place_line(place) {
+        if line == here {
             return Some(None);
         }
         let (time, name) = line.split_once(' ')?;
         let time = time.parse().ok().filter(|time| *time <= now)?;
         Some(Some((layout::parse_pack(name)?, time)))
     };
-    let lines: Vec<_> = lines::read(backend, layout::VERIFIED, parse)?;
-    let is_here = lines.contains(&None);
-    Ok(Verified(lines.into_iter().flatten().filter(|_| is_here).collect()))
+    let lines: Vec<_> = lines::read(backend, layout::VERIFIED, parse)?.said;
+    if !lines.contains(&None) {
+        return Ok(Verified::default());
+    }
+    Ok(Verified(lines.into_iter().flatten().collect()))
 }
 
 /// Replaces it. It is removed where there is nothing to say.
 pub fn write(backend: &dyn Backend, staging: &Staging<'_>, place: Place, verified: &Verified) -> Result<()> {
-    if verified.0.is_empty() {
-        return lines::replace(backend, staging, layout::VERIFIED, "");
-    }
     let line = |(pack, time): (&PackName, &Timestamp)| format!("{time} {}\n", layout::pack_file_name(*pack));
-    let text: String = verified.0.iter().map(line).collect();
-    lines::replace(backend, staging, layout::VERIFIED, &format!("{}\n{text}", place_line(place)))
+    let mut text: String = verified.0.iter().map(line).collect();
+    if !text.is_empty() {
+        text.insert_str(0, &format!("{}\n", place_line(place)));
+    }
+    lines::replace(backend, staging, layout::VERIFIED, &text)
 }
 
 #[cfg(test)]

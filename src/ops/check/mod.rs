@@ -168,7 +168,7 @@ pub fn check(repo: &SharedRepository, options: &CheckOptions, session: &Session<
         ..report.leftovers
     };
     let forgotten = if contents.index_misleads { repo.forget_index() } else { Ok(()) };
-    let still_damaged = unread(repo, &contents, &damaged::read(repo.backend())?)?;
+    let still_damaged = unread(repo, &contents, &damaged::read(repo.backend())?.objects)?;
     report.unread_damaged = still_damaged.len() as u64;
     let to_record = to_store_again(&contents, &report.damaged, still_damaged);
     report.not_recorded = repo.record_damaged(session, &to_record).and(forgotten).err();

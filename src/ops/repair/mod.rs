@@ -226,7 +226,7 @@ pub fn plan(
     remaining.damaged_packs = contents.damaged_packs.iter().filter(|(name, _)| stays(name)).cloned().collect();
     repo.go_on()?;
     let still_damaged: Vec<ObjectId> = remaining.damaged.keys().copied().collect();
-    let recorded = damaged::read(repo.backend())?;
+    let recorded = damaged::read(repo.backend())?.objects;
     let path_of = |copy: usize| origins.copies[copy].backend().describe("");
     Ok(RepairPlan {
         config: config.as_ref().map(|config| path_of(config.copy)),
