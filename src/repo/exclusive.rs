@@ -19,7 +19,7 @@
 //!   what else was in it is not known; then it goes only if every needed object stands in such a place
 //!   ([`ExclusiveRepository::remove_rotten`]).
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::ops::Deref;
 use std::sync::OnceLock;
 
@@ -144,7 +144,6 @@ impl ExclusiveRepository {
             ));
         }
         let going_loose: HashSet<ObjectId> = removal.loose.iter().copied().collect();
-        let mut readable = HashMap::new();
         for slot in 0..goes.len() {
             if goes[slot] {
                 let index = packs.file(u32::try_from(slot).unwrap_or(u32::MAX)).and_then(|pack| pack.index());
@@ -158,9 +157,7 @@ impl ExclusiveRepository {
                     Err(error) => return Err(error),
                 };
                 for member in members {
-                    if is_needed(&member.id)
-                        && !self.has_good_copy(member.id, &listed, &goes, &going_loose, removal, &mut readable)?
-                    {
+                    if is_needed(&member.id) && !self.has_good_copy(member.id, &listed, &goes, &going_loose, removal)? {
                         goes[slot] = false;
                         break;
                     }
@@ -169,7 +166,7 @@ impl ExclusiveRepository {
         }
         let mut loose = Vec::new();
         for id in &removal.loose {
-            if !is_needed(id) || self.has_good_copy(*id, &listed, &goes, &going_loose, removal, &mut readable)? {
+            if !is_needed(id) || self.has_good_copy(*id, &listed, &goes, &going_loose, removal)? {
                 loose.push(*id);
             }
         }
@@ -206,19 +203,6 @@ impl ExclusiveRepository {
         Ok(())
     }
 
-    /// Whether a pack can be read by its own index: what stands in one that cannot counts as damaged for all who come after.
-    fn is_readable(&self, slot: u32, known: &mut HashMap<u32, bool>) -> Result<bool> {
-        if let Some(is_readable) = known.get(&slot) {
-            return Ok(*is_readable);
-        }
-        let is_readable = match self.repo.packs()?.file(slot).and_then(|pack| pack.index()) {
-            Err(error) if error.is_unreadable() => false,
-            other => other.map(|_| true)?,
-        };
-        known.insert(slot, is_readable);
-        Ok(is_readable)
-    }
-
     /// Whether a copy of the object stays that this process has written or that is whole.
     fn has_good_copy(
         &self,
@@ -227,7 +211,6 @@ impl ExclusiveRepository {
         goes: &[bool],
         going_loose: &HashSet<ObjectId>,
         removal: &Removal,
-        readable: &mut HashMap<u32, bool>,
     ) -> Result<bool> {
         let copies = self.repo.packed_copies(id)?;
         let staying = || copies.iter().filter(|location| !goes[location.slot as usize]);
@@ -235,7 +218,8 @@ impl ExclusiveRepository {
             return Ok(true);
         }
         for location in staying() {
-            if self.is_readable(location.slot, readable)? && self.repo.is_whole(id, Copy::Packed(*location))? {
+            let is_readable = self.repo.packs()?.has_right_index(location.slot)?;
+            if is_readable && self.repo.is_whole(id, Copy::Packed(*location))? {
                 return Ok(true);
             }
         }
@@ -265,15 +249,18 @@ impl ExclusiveRepository {
         let listed = self.repo.packs()?.list();
         // By slot.
         let is_rotten: Vec<bool> = listed.iter().map(|(name, _)| names.contains(name)).collect();
-        let mut stays = Vec::new();
+        let (mut goes, mut stays) = (Vec::new(), Vec::new());
         for (rotten, members) in still {
             self.repo.go_on()?;
-            if self.can_go(rotten, members.as_deref(), needed, &is_rotten)? {
-                self.secure_names()?;
-                remove_if_there(self.repo.backend(), &rotten.name.path())?;
-            } else {
-                stays.push(rotten.name);
-            }
+            let can_go = self.can_go(rotten, members.as_deref(), needed, &is_rotten)?;
+            if can_go { &mut goes } else { &mut stays }.push(rotten.name);
+        }
+        if !goes.is_empty() {
+            self.secure_names()?;
+        }
+        for name in goes {
+            self.repo.go_on()?;
+            remove_if_there(self.repo.backend(), &name.path())?;
         }
         if stays.len() < rotten.len() {
             // So that none comes back with a power failure, and is damage again; nor one that a prune has just removed.

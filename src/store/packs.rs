@@ -333,6 +333,15 @@ impl Packs {
         }
     }
 
+    /// Whether the whole index of a pack can be read and is right: what stands in a pack of which it is not counts as damaged
+    /// for all who have no other index.
+    pub fn has_right_index(&self, slot: u32) -> Result<bool> {
+        match self.file(slot).and_then(|pack| pack.verify_index()) {
+            Err(error) if error.is_unreadable() => Ok(false),
+            other => other.map(|()| true),
+        }
+    }
+
     /// What stands at a location and behind it, as the pack's index says: at most as much as is read at once. Nothing if there
     /// is nothing, or the pack cannot be read.
     pub fn some_members(&self, location: Location) -> Result<Vec<Member>> {

@@ -1,6 +1,7 @@
 //! Reading a pack.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::index::{
@@ -29,6 +30,8 @@ pub struct PackFile {
     rules: ReadRules,
     footer: Footer,
     frames: Vec<FrameAt>,
+    /// Set when the whole index was found to be right.
+    verified_index: OnceLock<()>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -118,7 +121,7 @@ impl PackFile {
         let mut footer = [0; FOOTER];
         let read = file.read_at(length.saturating_sub(FOOTER as u64), &mut footer)?;
         let footer = Footer::decode(&footer[..read], length).map_err(|reason| damaged(&path, reason))?;
-        let mut pack = Self { name, path, file, rules, footer, frames: Vec::new() };
+        let mut pack = Self { name, path, file, rules, footer, frames: Vec::new(), verified_index: OnceLock::new() };
         let header = pack.read(footer.header_at(), 8)?;
         let mut tables = TableReader::new(rules.hash);
         pack.read_parts(footer.frames_at(), footer.tables_end(), |part| tables.frames(part))?;
@@ -189,6 +192,15 @@ impl PackFile {
         self.read_parts(self.footer.objects_at(), self.footer.frames_at(), |part| tables.objects(part))?;
         self.read_parts(self.footer.frames_at(), self.footer.tables_end(), |part| tables.frames(part))?;
         tables.finish(&self.footer).map_err(|reason| self.damaged(reason))
+    }
+
+    /// Sees that the whole index can be read and is right; once it was, it is not read again.
+    pub fn verify_index(&self) -> Result<()> {
+        if self.verified_index.get().is_none() {
+            self.index()?;
+            self.verified_index.get_or_init(|| ());
+        }
+        Ok(())
     }
 
     /// What stands at `position` among all objects of the pack, if there are so many.
