@@ -346,8 +346,7 @@ fn refuse_without_trace(repo: &Repository, what: &What) -> Result<()> {
     if allows_empty || !repo.refs()?.has_no_trace() {
         return Ok(());
     }
-    let packs = repo.packs()?;
-    if packs.list().is_empty() && packs.unusable().is_empty() && loose::list(repo.backend())?.objects.is_empty() {
+    if repo.packs()?.are_none() && loose::list(repo.backend())?.objects.is_empty() {
         return Ok(());
     }
     Err(Error::refused(

@@ -258,6 +258,12 @@ impl Packs {
         self.state().unusable.iter().map(|(name, error)| (*name, error.reason())).collect()
     }
 
+    /// Whether there is no pack, not even one that cannot be used.
+    pub fn are_none(&self) -> bool {
+        let state = self.state();
+        state.packs.is_empty() && state.unusable.is_empty()
+    }
+
     /// Whether there are packs that cannot be used, or the index file covers some that are gone: what was stored once may not
     /// be there.
     pub fn lack_some(&self) -> bool {

@@ -162,7 +162,7 @@ pub fn check(repo: &SharedRepository, options: &CheckOptions, session: &Session<
     report.unlistable = loose.unreadable;
     report.leftovers = Leftovers {
         staging: staging::abandoned(repo.backend())?,
-        lost_snapshots: refs.snapshots.is_empty() && refs.pruned.is_empty() && contents.totals().objects > 0,
+        lost_snapshots: refs.has_no_trace() && contents.totals().objects > 0,
         half_removed: refs.half_removed,
         strangers: strangers(refs.strangers, loose.strangers, repo.packs()?.strangers()),
         ..report.leftovers

@@ -17,6 +17,8 @@ use crate::store::refs::{self, RefListing};
 pub(super) struct Documents {
     /// The snapshots that there are then.
     pub(super) listing: SnapshotListing,
+    /// Whether there are objects here and no trace of any snapshot.
+    pub(super) all_lost: bool,
     /// The number of the snapshot, that of the copy, and the content.
     pub(super) refs: Vec<(u64, usize, Vec<u8>)>,
     pub(super) labels: Vec<(u64, usize, Labels)>,
@@ -35,8 +37,7 @@ impl Documents {
     pub(super) fn find(repo: &Repository, copies: &[SharedRepository], loose: &[ObjectId]) -> Result<Self> {
         let mut known = repo.refs()?;
         let mut found = Self { listing: repo.snapshots()?, ..Self::default() };
-        let has_objects = !loose.is_empty() || !repo.packs()?.list().is_empty() || !repo.packs()?.unusable().is_empty();
-        let all_lost = known.snapshots.is_empty() && known.pruned.is_empty() && has_objects;
+        let all_lost = known.has_no_trace() && !(loose.is_empty() && repo.packs()?.are_none());
         let of_same_id = (0..).zip(copies).filter(|(_, copy)| copy.config().id == repo.config().id);
         let mut copies: Vec<(usize, &SharedRepository)> = Vec::new();
         let mut not_here = BTreeSet::new();
@@ -70,6 +71,7 @@ impl Documents {
         found.listing.snapshots.sort_unstable_by_key(|snapshot| snapshot.number);
         let brought: BTreeSet<u64> = found.refs.iter().map(|(number, ..)| *number).collect();
         found.not_here = not_here.difference(&brought).copied().collect();
+        found.all_lost = all_lost;
         known.snapshots.extend(brought);
         known.snapshots.sort_unstable();
         known.snapshots.dedup();

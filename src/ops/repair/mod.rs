@@ -192,10 +192,10 @@ pub fn plan(
     listing.snapshots.retain(|snapshot| !remove.contains(&snapshot.number));
     listing.unreadable.retain(|(number, _)| !remove.contains(number));
     let graph = if remove.is_empty() { graph } else { walk(&listing.snapshots)? };
-    // Where all refs are lost, it is not known what they needed.
-    let has_no_trace = listing.snapshots.is_empty() && repo.refs()?.has_no_trace();
+    // Where all refs are lost and none is brought, it is not known what they needed.
+    let is_all_lost = brought.all_lost && listing.snapshots.is_empty();
     let is_all_known =
-        !has_no_trace && listing.unreadable.is_empty() && graph.is_complete() && loose.unreadable.is_empty();
+        !is_all_lost && listing.unreadable.is_empty() && graph.is_complete() && loose.unreadable.is_empty();
     taken.leave_out(|id| is_all_known && !graph.needs(id));
     let is_damaged_loose: HashSet<ObjectId> = contents.damaged_loose.iter().copied().collect();
     let whole_loose = loose.objects.into_iter().filter(|id| !is_damaged_loose.contains(id)).collect();
