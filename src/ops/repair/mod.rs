@@ -576,8 +576,8 @@ pub fn execute(plan: RepairPlan, options: WriterOptions, session: &Session<'_>) 
     let RepairPlan { mut repo, origins, .. } = plan;
     // From here on only what is stored counts.
     repo.look_elsewhere(None)?;
-    if brings {
-        let mender = repo.mender(session, options)?;
+    let mender = if brings { Some(repo.mender(session, options)?) } else { None };
+    if let Some(mender) = &mender {
         if let Some(config) = &plan.config_content {
             mender.put_config(config, session)?;
         }
@@ -593,27 +593,27 @@ pub fn execute(plan: RepairPlan, options: WriterOptions, session: &Session<'_>) 
         for id in mender.put_objects(objects, plan.as_loose, session)? {
             not_done.push(format!("object {id} could not be read again where it was found"));
         }
-        // Before the refs: a snapshot must not rely on what one of them still lacks.
-        if plan.record_is_old {
-            repo.record_damaged(session, &plan.still_damaged)?;
-        }
-        if not_done.is_empty() {
-            let (mut brought, mut labels) = (Vec::new(), plan.label_contents);
-            for (number, content) in &plan.ref_contents {
-                if mender.put_ref(*number, content)? {
-                    brought.push(*number);
-                } else {
-                    // Nor are its labels those of the other one.
-                    labels.retain(|(of, _)| of != number);
-                    not_done.push(format!("another snapshot has the number {number} by now, and its ref stays"));
-                }
-            }
-            documents::bring_labels(&repo, &labels, &brought, session)?;
-        }
     }
-    if plan.record_is_old && !brings {
+    // Before the refs: a snapshot must not rely on what one of them still lacks.
+    if plan.record_is_old {
         repo.record_damaged(session, &plan.still_damaged)?;
     }
+    if let Some(mender) = &mender
+        && not_done.is_empty()
+    {
+        let (mut brought, mut labels) = (Vec::new(), plan.label_contents);
+        for (number, content) in &plan.ref_contents {
+            if mender.put_ref(*number, content)? {
+                brought.push(*number);
+            } else {
+                // Nor are its labels those of the other one.
+                labels.retain(|(of, _)| of != number);
+                not_done.push(format!("another snapshot has the number {number} by now, and its ref stays"));
+            }
+        }
+        documents::bring_labels(&repo, &labels, &brought, session)?;
+    }
+    drop(mender);
     // The copies are not needed any more, and nobody shall wait for their locks.
     drop(origins);
     if !not_done.is_empty() {
