@@ -16,12 +16,14 @@
 //! ([`Packs::save_if_much`]). Decoded frames are kept up to 48 MiB, or 16 MiB for each thread if that is more, open
 //! files up to a share of what the process may open.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
+mod cache;
+mod state;
+
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::backend::{Backend, EntryKind};
-use super::index::{self, IndexEntry, IndexFile};
+use super::index::{self, IndexFile};
 use super::layout;
 use super::loose::{ReadRules, list_or_empty};
 use super::pack::{DecodedFrame, FRAME_CONTENT, FinishedPack, Member, PackFile, PackIndex, PackName};
@@ -29,6 +31,8 @@ use super::staging::Staging;
 use crate::error::{Error, Result};
 use crate::fs::open_file_budget;
 use crate::object::ObjectId;
+use cache::Cache;
+use state::{Covered, State, count};
 
 /// Decoded frames are kept up to so many bytes, and so many for each thread.
 const FRAME_CACHE: usize = 48 << 20;
@@ -62,62 +66,10 @@ pub struct Packs {
     saving: Mutex<()>,
 }
 
-#[derive(Debug, Default)]
-struct State {
-    /// By slot: the pack and how many objects it has.
-    packs: Vec<(PackName, u32)>,
-    slots: HashMap<PackName, u32>,
-    file: Option<Covered>,
-    recent: Recent,
-    unusable: Vec<(PackName, Error)>,
-    strangers: Vec<String>,
-    /// Whether everything was read from the packs themselves.
-    distrusts_file: bool,
-    /// How often packs came that others have made, or the index file was given up.
-    edition: u64,
-}
-
-/// The index file, and the slots of the packs that it covers; nothing for one that is gone.
-#[derive(Debug)]
-struct Covered {
-    file: IndexFile,
-    slots: Vec<Option<u32>>,
-}
-
-/// Entries in memory, as sorted runs that are merged so that each is longer than all after it. The packs' numbers in
-/// them are slots.
-#[derive(Debug, Default)]
-struct Recent {
-    runs: Vec<Vec<IndexEntry>>,
-}
-
-impl Recent {
-    fn add(&mut self, mut run: Vec<IndexEntry>) {
-        run.sort_unstable();
-        while let Some(last) = self.runs.pop_if(|last| last.len() <= 2 * run.len()) {
-            run.extend(last);
-            // Sorted runs are merged in linear time by this sort.
-            run.sort();
-        }
-        self.runs.push(run);
-    }
-
-    fn find(&self, prefix: u64, mut each: impl FnMut(IndexEntry)) {
-        for run in &self.runs {
-            let first = run.partition_point(|entry| entry.prefix < prefix);
-            run[first..].iter().take_while(|entry| entry.prefix == prefix).for_each(|entry| each(*entry));
-        }
-    }
-
-    fn len(&self) -> usize {
-        self.runs.iter().map(Vec::len).sum()
-    }
-}
-
 impl Packs {
     /// Makes room for as many decoded frames as so many threads need that read beside each other.
     pub fn expect_threads(&self, threads: usize) {
-        self.frames.most.fetch_max(threads.saturating_mul(FRAME_CACHE_OF_THREAD), Ordering::Relaxed);
+        self.frames.keep_at_least(threads.saturating_mul(FRAME_CACHE_OF_THREAD));
     }
 
     /// Finds out which packs there are. Their content is not looked at, except for the indexes of those that `cache/index`
@@ -232,7 +184,7 @@ impl Packs {
     /// about to read what they have found.
     fn read_indexes(&self, state: &mut State) -> Result<()> {
         state.file = None;
-        state.recent = Recent::default();
+        state.recent = state::Recent::default();
         for slot in 0..count(state.packs.len()) {
             let (name, _) = state.packs[slot as usize];
             if let Some(index) = self.usable_index(state, name)? {
@@ -279,19 +231,7 @@ impl Packs {
 
     /// Where an object may stand: at each of these places an object of this name, or one whose name begins the same.
     pub fn find(&self, id: ObjectId) -> Result<Vec<Location>> {
-        let prefix = index::prefix(id);
-        self.with_index(|state| {
-            let mut found = Vec::new();
-            if let Some(Covered { file, slots }) = &state.file {
-                file.find(prefix, |entry| {
-                    if let Some(Some(slot)) = slots.get(entry.pack as usize) {
-                        found.push(Location { slot: *slot, position: entry.position });
-                    }
-                })?;
-            }
-            state.recent.find(prefix, |entry| found.push(Location { slot: entry.pack, position: entry.position }));
-            Ok(found)
-        })
+        self.with_index(|state| state.find(index::prefix(id)))
     }
 
     /// Does what needs the index. If the index file cannot be read, or does not say what the packs say, it is done once
@@ -447,10 +387,7 @@ impl Packs {
             if packs.iter().all(|pack| file.packs().binary_search(pack).is_ok()) {
                 state.file = Some(Covered { file, slots: covered });
                 // Slots only grow: those above came while the file was written.
-                for run in &mut state.recent.runs {
-                    run.retain(|entry| entry.pack >= known);
-                }
-                state.recent.runs.retain(|run| !run.is_empty());
+                state.recent.forget_below(known);
             }
         }
         Ok(())
@@ -510,344 +447,5 @@ impl Packs {
     /// The entries whose prefix is not theirs alone, in order: objects of which there may be several copies.
     pub fn shared_prefixes(&self) -> Result<Vec<Location>> {
         self.with_index(State::shared_prefixes)
-    }
-}
-
-impl State {
-    fn is_unusable(&self, name: &PackName) -> bool {
-        self.unusable.iter().any(|(unusable, _)| unusable == name)
-    }
-
-    fn add(&mut self, name: PackName, objects: u32) -> u32 {
-        let slot = count(self.packs.len());
-        self.packs.push((name, objects));
-        self.slots.insert(name, slot);
-        slot
-    }
-
-    fn add_entries(&mut self, slot: u32, members: &[Member]) {
-        let entry = |(position, member): (usize, &Member)| IndexEntry {
-            prefix: index::prefix(member.id),
-            pack: slot,
-            position: count(position),
-        };
-        self.recent.add(members.iter().enumerate().map(entry).collect());
-    }
-
-    fn shared_prefixes(&self) -> Result<Vec<Location>> {
-        let slots = self.sorted_slots();
-        let mut found = Vec::new();
-        let mut previous: Option<IndexEntry> = None;
-        for entry in self.entries(&slots) {
-            let entry = entry?;
-            if let Some(before) = previous.filter(|before| before.prefix == entry.prefix) {
-                for entry in [before, entry] {
-                    let location = Location { slot: slots[entry.pack as usize], position: entry.position };
-                    if found.last() != Some(&location) {
-                        found.push(location);
-                    }
-                }
-            }
-            previous = Some(entry);
-        }
-        Ok(found)
-    }
-
-    /// All slots, in the order of their packs' names.
-    fn sorted_slots(&self) -> Vec<u32> {
-        let mut slots: Vec<u32> = (0..count(self.packs.len())).collect();
-        slots.sort_unstable_by_key(|slot| self.packs[*slot as usize].0);
-        slots
-    }
-
-    /// All entries in the order of the file, the packs numbered by their place in `sorted`.
-    fn entries(&self, sorted: &[u32]) -> impl Iterator<Item = Result<IndexEntry>> {
-        let mut numbers = vec![0; self.packs.len()];
-        for (number, slot) in sorted.iter().enumerate() {
-            numbers[*slot as usize] = count(number);
-        }
-        let renumbered = |entry: &IndexEntry| IndexEntry { pack: numbers[entry.pack as usize], ..*entry };
-        let mut recent: Vec<IndexEntry> = self.recent.runs.iter().flatten().map(renumbered).collect();
-        recent.sort_unstable();
-        let mut recent = recent.into_iter().peekable();
-        // In the file, too, packs are numbered by name, so new numbers leave the order as it is.
-        let covered = self.file.iter().flat_map(move |Covered { file, slots }| {
-            let numbers = numbers.clone();
-            file.entries().filter_map(move |entry| {
-                let renumber = |entry: IndexEntry| {
-                    let slot = (*slots.get(entry.pack as usize)?)?;
-                    Some(IndexEntry { pack: numbers[slot as usize], ..entry })
-                };
-                entry.map(renumber).transpose()
-            })
-        });
-        let mut covered = covered.peekable();
-        std::iter::from_fn(move || match (covered.peek(), recent.peek()) {
-            (Some(Err(_)), _) | (Some(_), None) => covered.next(),
-            (Some(Ok(a)), Some(b)) if a <= b => covered.next(),
-            _ => recent.next().map(Ok),
-        })
-    }
-}
-
-fn count(number: usize) -> u32 {
-    u32::try_from(number).unwrap_or(u32::MAX)
-}
-
-/// Values that are costly to make, kept up to a total weight; the least recently used go first. While a value is made,
-/// others who want the same wait for it.
-#[derive(Debug)]
-struct Cache<K, V> {
-    most: AtomicUsize,
-    inner: Mutex<CacheInner<K, V>>,
-}
-
-#[derive(Debug)]
-struct CacheInner<K, V> {
-    slots: HashMap<K, CacheSlot<V>>,
-    weight: usize,
-    clock: u64,
-}
-
-#[derive(Debug)]
-struct CacheSlot<V> {
-    value: Arc<Mutex<Option<Arc<V>>>>,
-    weight: usize,
-    used: u64,
-}
-
-impl<K: Copy + Eq + std::hash::Hash, V> Cache<K, V> {
-    fn new(most: usize) -> Self {
-        Self {
-            most: AtomicUsize::new(most),
-            inner: Mutex::new(CacheInner { slots: HashMap::new(), weight: 0, clock: 0 }),
-        }
-    }
-
-    fn inner(&self) -> MutexGuard<'_, CacheInner<K, V>> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The value, and those that went for it.
-    fn get_or_make(&self, key: K, make: impl FnOnce() -> Result<(V, usize)>) -> Result<(Arc<V>, Vec<Arc<V>>)> {
-        let slot = {
-            let mut inner = self.inner();
-            inner.clock += 1;
-            let used = inner.clock;
-            let slot = inner.slots.entry(key).or_insert_with(|| CacheSlot { value: Arc::default(), weight: 0, used });
-            slot.used = used;
-            Arc::clone(&slot.value)
-        };
-        let mut value = slot.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(value) = &*value {
-            return Ok((Arc::clone(value), Vec::new()));
-        }
-        match make() {
-            Ok((new, weight)) => {
-                let new = Arc::new(new);
-                *value = Some(Arc::clone(&new));
-                drop(value);
-                let gone = self.weigh(key, &slot, weight);
-                Ok((new, gone))
-            }
-            Err(error) => {
-                // Before another thread that waits for the value makes it: what that one notes would be removed.
-                let mut inner = self.inner();
-                if inner.slots.get(&key).is_some_and(|kept| Arc::ptr_eq(&kept.value, &slot)) {
-                    inner.slots.remove(&key);
-                }
-                drop(inner);
-                drop(value);
-                Err(error)
-            }
-        }
-    }
-
-    /// Notes what a new value weighs, and lets others go for it. Returns these.
-    fn weigh(&self, key: K, value: &Arc<Mutex<Option<Arc<V>>>>, weight: usize) -> Vec<Arc<V>> {
-        let mut gone = Vec::new();
-        let mut inner = self.inner();
-        // It is not in the cache if another thread failed to make it in between.
-        let slot = inner.slots.get_mut(&key).filter(|slot| Arc::ptr_eq(&slot.value, value));
-        let Some(slot) = slot else { return gone };
-        slot.weight = weight;
-        inner.weight += weight;
-        while inner.weight > self.most.load(Ordering::Relaxed) {
-            let others = inner.slots.iter().filter(|(other, slot)| **other != key && slot.weight > 0);
-            let Some(oldest) = others.min_by_key(|(_, slot)| slot.used).map(|(oldest, _)| *oldest) else { break };
-            let Some(slot) = inner.slots.remove(&oldest) else { break };
-            inner.weight -= slot.weight;
-            // Others who have found the slot already keep the value.
-            let value = Arc::into_inner(slot.value).and_then(|value| value.into_inner().ok().flatten());
-            gone.extend(value);
-        }
-        gone
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
-    use std::sync::{Barrier, mpsc};
-    use std::thread;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn failure() -> Error {
-        Error::refused("make a value", "it was made to fail", "nothing")
-    }
-
-    fn weight<V>(cache: &Cache<u32, V>) -> (usize, usize) {
-        let inner = cache.inner();
-        (inner.weight, inner.slots.values().map(|slot| slot.weight).sum())
-    }
-
-    proptest! {
-        /// The model: what is kept with its weight, the least recently used first.
-        #[test]
-        fn the_cache_keeps_what_was_used_last(
-            most in 0..20_usize,
-            uses in proptest::collection::vec((0..10_u32, 1..8_usize, 0..6_u8), 0..80),
-        ) {
-            let cache = Cache::new(most);
-            let mut model: Vec<(u32, usize)> = Vec::new();
-            for (key, new_weight, luck) in uses {
-                let mut made = false;
-                let result = cache.get_or_make(key, || {
-                    made = true;
-                    if luck == 0 { Err(failure()) } else { Ok((key * 100, new_weight)) }
-                });
-                let kept = model.iter().position(|(kept, _)| *kept == key);
-                prop_assert_eq!(made, kept.is_none());
-                let mut expected_gone = Vec::new();
-                if let Some(at) = kept {
-                    let used = model.remove(at);
-                    model.push(used);
-                } else if luck > 0 {
-                    model.push((key, new_weight));
-                    while model.len() > 1 && model.iter().map(|(_, weight)| weight).sum::<usize>() > most {
-                        expected_gone.push(model.remove(0).0 * 100);
-                    }
-                }
-                match result {
-                    Ok((value, gone)) => {
-                        prop_assert_eq!(*value, key * 100);
-                        prop_assert_eq!(gone.iter().map(|value| **value).collect::<Vec<_>>(), expected_gone);
-                    }
-                    Err(_) => prop_assert!(made && luck == 0),
-                }
-                let sum = model.iter().map(|(_, weight)| weight).sum::<usize>();
-                prop_assert_eq!(weight(&cache), (sum, sum));
-                let kept: BTreeSet<u32> = cache.inner().slots.keys().copied().collect();
-                prop_assert_eq!(kept, model.iter().map(|(key, _)| *key).collect::<BTreeSet<_>>());
-            }
-        }
-
-        #[test]
-        fn recent_entries_are_found_whatever_the_runs(
-            runs in proptest::collection::vec(proptest::collection::vec((0..40_u64, 0..5_u32, any::<u32>()), 0..30), 0..30),
-        ) {
-            let mut recent = Recent::default();
-            let mut model: BTreeMap<u64, Vec<IndexEntry>> = BTreeMap::new();
-            for run in runs {
-                let entry = |(prefix, pack, position)| IndexEntry { prefix, pack, position };
-                let run: Vec<IndexEntry> = run.into_iter().map(entry).collect();
-                for entry in &run {
-                    model.entry(entry.prefix).or_default().push(*entry);
-                }
-                recent.add(run);
-                prop_assert!(recent.runs.iter().all(|run| run.is_sorted()));
-                prop_assert!(recent.runs.windows(2).all(|pair| pair[0].len() > 2 * pair[1].len()));
-            }
-            prop_assert_eq!(recent.len(), model.values().map(Vec::len).sum::<usize>());
-            for prefix in 0..41 {
-                let mut found = Vec::new();
-                recent.find(prefix, |entry| found.push(entry));
-                found.sort_unstable();
-                let mut expected = model.remove(&prefix).unwrap_or_default();
-                expected.sort_unstable();
-                prop_assert_eq!(found, expected);
-            }
-        }
-    }
-
-    #[test]
-    fn a_value_is_made_once_however_many_ask() {
-        const THREADS: usize = 8;
-        let cache = Cache::new(1000);
-        let calls = AtomicUsize::new(0);
-        let barrier = Barrier::new(THREADS);
-        thread::scope(|scope| {
-            for first in 0..THREADS {
-                let (cache, calls, barrier) = (&cache, &calls, &barrier);
-                scope.spawn(move || {
-                    barrier.wait();
-                    for at in 0..50 {
-                        let key = u32::try_from((first + at) % 50).unwrap();
-                        let make = || {
-                            calls.fetch_add(1, Ordering::Relaxed);
-                            Ok((key, 1))
-                        };
-                        assert_eq!(*cache.get_or_make(key, make).unwrap().0, key);
-                    }
-                });
-            }
-        });
-        assert_eq!((calls.into_inner(), weight(&cache)), (50, (50, 50)));
-    }
-
-    /// Of three that want a value, the first fails, the second was waiting for it, and the third comes while the second
-    /// makes it (and is done before the second fails too).
-    #[test]
-    fn after_a_failure_a_value_weighs_what_it_weighs() {
-        for second_fails in [false, true] {
-            let cache = Cache::new(10);
-            let (second_makes, wait_for_second) = mpsc::channel();
-            let (go_on, wait_for_third) = mpsc::channel();
-            thread::scope(|scope| {
-                let cache = &cache;
-                let first = scope.spawn(move || {
-                    // The cache and both threads hold the slot once the second one waits for it.
-                    let fail = || {
-                        while Arc::strong_count(&cache.inner().slots[&1].value) < 3 {
-                            thread::yield_now();
-                        }
-                        Err(failure())
-                    };
-                    assert!(cache.get_or_make(1, fail).is_err());
-                });
-                while !cache.inner().slots.contains_key(&1) {
-                    thread::yield_now();
-                }
-                let second = scope.spawn(move || {
-                    let make = || {
-                        second_makes.send(()).unwrap();
-                        wait_for_third.recv().unwrap();
-                        if second_fails { Err(failure()) } else { Ok(("second", 4)) }
-                    };
-                    assert_eq!(cache.get_or_make(1, make).is_err(), second_fails);
-                });
-                first.join().unwrap();
-                wait_for_second.recv().unwrap();
-                let mut second = Some(second);
-                let make = || {
-                    if !second_fails {
-                        go_on.send(()).unwrap();
-                        second.take().unwrap().join().unwrap();
-                    }
-                    Ok(("third", 4))
-                };
-                assert_eq!(*cache.get_or_make(1, make).unwrap().0, "third");
-                if let Some(second) = second {
-                    go_on.send(()).unwrap();
-                    second.join().unwrap();
-                }
-            });
-            assert_eq!(weight(&cache), (4, 4));
-            let kept = cache.get_or_make(1, || Ok(("another", 4))).unwrap().0;
-            assert_eq!(*kept, "third", "the second fails: {second_fails}");
-        }
     }
 }
