@@ -71,14 +71,15 @@ impl Repository {
         loop {
             let edition = self.packs()?.edition();
             let error = match self.read_any_copy(id) {
-                Err(error @ Error::Object { problem: ObjectProblem::Missing, .. }) => error,
-                // Its pack is gone: who reads without a lock must expect that.
-                Err(error) if error.is_not_found() => error,
+                // Its pack may be gone as well: who reads without a lock must expect that.
+                Err(error) if error.is_unreadable() => error,
                 other => return other,
             };
-            // It may have been packed since the packs were listed, or the index of all packs may be wrong.
+            // It may have been packed since the packs were listed; or the index of all packs may be wrong, and not say where
+            // another copy of it stands.
             if !self.packs()?.look_again(edition)? {
-                return Err(self.missing(id, error));
+                let is_missing = matches!(error, Error::Object { problem: ObjectProblem::Missing, .. });
+                return Err(if is_missing || error.is_not_found() { self.missing(id, error) } else { error });
             }
         }
     }

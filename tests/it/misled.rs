@@ -1,5 +1,5 @@
-//! A check that is misled: by an index that hides objects, by packs that are there and cannot be opened, by an error while
-//! it looks for what it misses. What it says must be what it says without that.
+//! A check, or a restore, that is misled: by an index that hides objects, by packs that are there and cannot be opened, by
+//! an error while it looks for what it misses. What it says must be what it says without that.
 
 use std::io::ErrorKind;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +13,7 @@ use backuptool::store::{Backend, MemoryBackend, layout};
 use crate::support::fault::FaultBackend;
 use crate::support::model::{Model, Source, file, files};
 use crate::support::repos::{
-    PACKED, check, init, packs, plain_snapshot, put_object, put_snapshot, restored, save_index, take_with,
+    PACKED, check, init, open, packs, plain_snapshot, put_object, put_snapshot, restored, save_index, take_with,
 };
 
 /// A repository with a snapshot for each, all in packs, and the index of all packs.
@@ -84,6 +84,8 @@ fn an_object_whose_loose_copy_is_damaged_and_whose_packed_one_is_hidden_is_whole
     let expected = check(memory.clone()).unwrap();
     assert_eq!((expected.damaged.len(), &expected.whole[..]), (0, &[1][..]));
     hide(&memory, id);
+    // Before a check removes the index.
+    assert_eq!(*open(memory.clone()).unwrap().read_object(id).unwrap(), file(2)[..]);
     let report = check(memory.clone()).unwrap();
     assert_eq!((found(&report), report.objects), (found(&expected), expected.objects));
     assert_eq!(restored(memory, 1).unwrap(), files(1..4));
