@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use backuptool::Error;
-use backuptool::object::{HashAlgorithm, Labels};
+use backuptool::object::{EntryKind, HashAlgorithm, Labels};
 use backuptool::ops::pack::{MANY_LOOSE, is_due};
 use backuptool::ops::prune::{self, PruneOptions};
 use backuptool::repo::WriterOptions;
@@ -21,7 +21,7 @@ use crate::support::fault::FaultBackend;
 use crate::support::model::{Model, Source, files, noise};
 use crate::support::repos::{
     LOOSE, PACKED, check, init, open, pack_plan, packs, plain_snapshot, prune, prune_plan, prune_with, put_object,
-    restored, save_index, session, staging, take_with,
+    restore_paths, restored, save_index, session, staging, take_with,
 };
 
 fn repository(snapshots: &[(Model, WriterOptions)]) -> MemoryBackend {
@@ -366,4 +366,31 @@ fn many_loose_objects_are_written_with_few_open_files() {
         assert!(world.objects("repo").len() > 400);
         world.clean();
     }
+}
+
+/// Where the disk cannot give back a directory on the way to one path, the others are restored, and the failure is named.
+#[test]
+fn of_several_paths_one_on_a_bad_sector_does_not_hinder_the_others() {
+    let model = Model::default().file("bad/in/a", "a").file("good/b", "b").file("other", "c");
+    let memory = repository(&[(model, LOOSE)]);
+    let repo = open(memory.clone()).unwrap();
+    let top = repo.entries(repo.snapshot(1).unwrap().tree);
+    let bad = top.map(Result::unwrap).find_map(|entry| match entry.kind {
+        EntryKind::Dir { tree, .. } if entry.name.as_bytes() == b"bad" => Some(layout::object_path(tree.object())),
+        _ => None,
+    });
+    let bad = bad.unwrap();
+    let broken =
+        FaultBackend::hooked(
+            memory,
+            move |_, path| {
+                if path == bad { Err(std::io::Error::from_raw_os_error(5)) } else { Ok(()) }
+            },
+        );
+    let output = tempfile::tempdir().unwrap();
+    let output = output.path().join("out");
+    let report = restore_paths(broken, 1, &["bad/in", "good"], &output).unwrap();
+    let failures: Vec<_> = report.failures.iter().map(|(path, _)| path.clone()).collect();
+    assert_eq!(failures, [output.join("bad")]);
+    assert_eq!(Model::read(&output), Model::default().dir("bad").file("good/b", "b"));
 }

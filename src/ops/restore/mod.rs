@@ -125,8 +125,8 @@ fn select(repo: &Repository, top: &Top, options: &RestoreOptions<'_>) -> Result<
     for path in options.paths {
         match address::descend(repo, *tree, path) {
             // What is damaged on the way is reported when the restore comes to it; the other paths do not suffer.
-            Ok(_) | Err(Error::Object { .. }) => selection.add(path),
-            Err(error) => return Err(error),
+            Err(error) if !error.is_unreadable() => return Err(error),
+            _ => selection.add(path),
         }
     }
     Ok(selection)

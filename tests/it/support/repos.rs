@@ -1,6 +1,7 @@
 //! The operations as a single-threaded process with a fixed clock would call them, so that runs can be repeated.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::num::NonZero;
 use std::path::Path;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use backuptool::Result;
 use backuptool::object::{
     Added, Content, Counts, Entry, EntryKind, HashAlgorithm, Labels, ObjectId, PathNotes, Snapshot, TreeId,
 };
-use backuptool::ops::address::{Address, Wanted};
+use backuptool::ops::address::{Address, Wanted, parse_path};
 use backuptool::ops::check::{self, CheckOptions, CheckReport};
 use backuptool::ops::pack::{self, PackPlan, PackReport};
 use backuptool::ops::prune::{self, PruneOptions, PrunePlan, PruneReport};
@@ -124,8 +125,29 @@ pub(crate) fn restore_in(
     number: u64,
     output: &Path,
 ) -> Result<RestoreReport> {
+    restore_paths_in(session, backend, number, &[], output)
+}
+
+/// Restores these paths and nothing else.
+pub(crate) fn restore_paths(
+    backend: impl Backend + 'static,
+    number: u64,
+    paths: &[&str],
+    output: &Path,
+) -> Result<RestoreReport> {
+    restore_paths_in(&session(), backend, number, paths, output)
+}
+
+fn restore_paths_in(
+    session: &Session<'_>,
+    backend: impl Backend + 'static,
+    number: u64,
+    paths: &[&str],
+    output: &Path,
+) -> Result<RestoreReport> {
     let address = Address { snapshot: Wanted::Number(number), path: Vec::new() };
-    let options = RestoreOptions { address: &address, output, paths: &[], threads: ONE };
+    let paths = paths.iter().map(|path| parse_path(OsStr::new(path))).collect::<Result<Vec<_>>>()?;
+    let options = RestoreOptions { address: &address, output, paths: &paths, threads: ONE };
     restore::restore(&*open_in(session, backend)?, &options, &Silent)
 }
 
