@@ -1108,6 +1108,7 @@ fn the_command_line_says_what_it_does_and_what_is_left() {
     world.snapshot("source");
     let run = |args: &[&str]| world.run(["repair", "-r", "repo"].iter().chain(args));
     assert_eq!(run(&[]).exits(0).stdout, "nothing to repair\nno damage is left\n");
+    run(&["--from-directory", "nowhere"]).exits(1).says(&["nowhere", "No such file"]);
 
     cli::run({
         let mut copy = std::process::Command::new("cp");
@@ -1120,6 +1121,10 @@ fn the_command_line_says_what_it_does_and_what_is_left() {
     std::fs::remove_file(&object).unwrap();
     let ran = run(&[]).exits(4);
     assert!(ran.stdout.contains(&format!("missing: object {b}\n  b (snapshot 1)\n")), "{ran:?}");
+    assert!(ran.stdout.contains("what cannot be restored completely: snapshot 1\n"), "{ran:?}");
+    // Now that the damage is noted there is nothing to do at all.
+    let ran = run(&[]).exits(4);
+    assert!(ran.stdout.starts_with("nothing that is damaged can be brought back\n"), "{ran:?}");
     assert!(ran.stdout.contains("next: `backuptool repair --from COPY`"), "{ran:?}");
     let ran = world.run(["check", "-r", "repo"]).exits(4);
     assert!(ran.stdout.contains("next: `backuptool repair --from COPY`"), "{ran:?}");

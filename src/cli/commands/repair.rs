@@ -112,15 +112,20 @@ fn plan_text(plan: &RepairPlan) -> String {
         line("would write the index of all packs anew".into());
     }
     if plan.is_nothing() {
-        line("nothing to repair".into());
+        line(nothing_text(plan).into());
     }
     text_of(&lines)
+}
+
+/// Why nothing is done.
+fn nothing_text(plan: &RepairPlan) -> &'static str {
+    if plan.remaining.is_clean() { "nothing to repair" } else { "nothing that is damaged can be brought back" }
 }
 
 /// What was done, in numbers.
 fn done_text(plan: &RepairPlan) -> String {
     if plan.is_nothing() {
-        return "nothing to repair\n".into();
+        return format!("{}\n", nothing_text(plan));
     }
     let mut lines = Vec::new();
     let mut line = |line: String| lines.push(line);
@@ -182,8 +187,11 @@ fn remaining_text(plan: &RepairPlan, args: &Repair) -> String {
     }
     let damaged: Vec<u64> =
         plan.damaged_snapshots.iter().filter(|number| !plan.remove.contains(number)).copied().collect();
-    let damaged = if damaged.is_empty() { "none".into() } else { number_ranges(&damaged) };
-    line(format!("damage is left; snapshots that cannot be restored completely: {damaged}"));
+    line(if damaged.is_empty() {
+        "damage is left; every snapshot whose ref can be read can be restored completely".into()
+    } else {
+        format!("damage is left; what cannot be restored completely: snapshot {}", number_ranges(&damaged))
+    });
     let is_newer = plan.remaining.unreadable.iter().any(|(_, error)| matches!(error, Error::TooNew { .. }));
     line(if is_newer {
         "next: use a newer version of backuptool".into()

@@ -58,7 +58,7 @@ use super::check::{self, CheckReport, packs};
 use super::parallel;
 use super::prune::{self, PruneOptions};
 use crate::error::{Error, Result};
-use crate::fs::Identity;
+use crate::fs::{Identity, SourceDir};
 use crate::object::{Labels, ObjectId, Snapshot, display_path};
 use crate::repo::{
     Elsewhere, ExclusiveRepository, Reachable, Repository, Rotten, Session, SharedRepository, SnapshotListing,
@@ -162,6 +162,8 @@ pub fn plan(
 ) -> Result<RepairPlan> {
     let RepairOptions { copies, directory, remove_damaged_snapshots } = options;
     refuse_itself(&*backend, &copies)?;
+    // Before it is known whether it is needed: a name that is mistyped should not be found out on the day on which it is.
+    directory.map(SourceDir::open).transpose()?;
     let (mut repo, config) = config::open(Arc::clone(&backend), &copies, session)?;
     refuse_other_hash(&repo, &copies)?;
     let pool = parallel::pool(threads)?;
