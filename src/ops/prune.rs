@@ -554,7 +554,7 @@ fn mark_all(repo: &Repository, numbers: &[u64], marks: &mut Reachable) -> Result
                 "prune",
                 format!("snapshot {number} is to stay and what it needs cannot be found out ({})", error.reason()),
                 format!(
-                    "run `backuptool check`, then bring the damaged file back from another copy of the repository, or \
+                    "run `backuptool check`, then `backuptool repair --from COPY` with another copy of the repository, or \
                      remove snapshot {number} too, with `backuptool prune --snapshot={number}`; nothing was removed"
                 ),
             ),

@@ -104,7 +104,7 @@ fn no_repository(path: &Path, reason: &str) -> Error {
     Error::NoRepository {
         path: path.to_path_buf(),
         reason: reason.into(),
-        next: "name the repository with --repo, see that its disk is mounted, or make a new one in an empty or new \
+        next: "name the repository with --repo or $BACKUPTOOL_REPO, see that its disk is mounted, or make a new one in an empty or new \
                directory with `backuptool init --repo DIR`"
             .into(),
     }
@@ -174,7 +174,7 @@ impl Repository {
             DocumentError::Damaged(reason) => Error::Damaged {
                 path,
                 reason,
-                next: "copy this file from another copy of the repository; it never changes".into(),
+                next: "run `backuptool repair --from COPY` with another copy of the repository".into(),
             },
         })?;
         Ok(Self::new(backend, config, session))

@@ -71,9 +71,10 @@ impl Repository {
         let damaged = |reason: String| Error::Damaged {
             path: path(),
             reason,
-            next: "copy this file from another copy of the repository, or remove the snapshot with \
-                   `backuptool prune --snapshot=N`"
-                .into(),
+            next: format!(
+                "run `backuptool repair --from COPY` with another copy of the repository, or remove the snapshot with \
+                 `backuptool prune --snapshot={number}`"
+            ),
         };
         let bytes = refs::read(self.backend(), number)?;
         let snapshot = Snapshot::decode(self.hash(), &bytes).map_err(|error| match error {

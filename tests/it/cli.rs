@@ -636,7 +636,12 @@ fn a_source_of_which_nothing_can_be_read_is_no_snapshot() {
         .run(["snapshot", "-r", "repo", "src"])
         .exits(1)
         .says(&["none of its files could be read", "no snapshot was made"]);
-    world.run(["snapshot", "-r", "repo", "missing"]).exits(1).says(&["missing", "No such file"]);
+    world.run(["snapshot", "-r", "repo", "missing"]).exits(1).says(&[
+        "cannot take a snapshot of",
+        "missing",
+        "No such file",
+        "is mounted",
+    ]);
     world.run(["snapshot", "-r", "repo", "file"]).exits(1).says(&["file", "Not a directory"]);
     assert_eq!(world.numbers(), [0_u64; 0]);
     assert_eq!(read_tree(&world.path("repo/tmp")), Tree::new());

@@ -235,7 +235,10 @@ pub(super) fn judge(
         report.damaged.insert(id, Damage { problem, files: BTreeMap::new() });
     }
     for (number, reason) in graph.wrong_refs() {
-        let next = "copy this file from another copy of the repository; what it refers to can be restored".into();
+        let next =
+            "run `backuptool repair --from COPY` with another copy of the repository; what the ref refers to can be \
+                    restored"
+                .into();
         let path = repo.backend().describe(&layout::RefFile::Ref(number).path());
         report.unreadable.push((number, Error::Damaged { path, reason: reason.to_string(), next }));
     }

@@ -75,7 +75,14 @@ pub struct SnapshotReport {
 
 /// Sees that a source is there and can be read at all, before anything is made for it.
 pub fn check_source(source: &Path) -> Result<()> {
-    SourceDir::open(source).map(|_| ())
+    SourceDir::open(source).map(|_| ()).map_err(|error| match error {
+        Error::Io { source: reason, .. } => Error::refused(
+            format!("take a snapshot of {}", display_path(source)),
+            reason.to_string(),
+            "name a directory that you may read, and see that its disk is mounted",
+        ),
+        other => other,
+    })
 }
 
 /// Takes a snapshot of a directory.

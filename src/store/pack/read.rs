@@ -107,7 +107,8 @@ fn damaged(path: &Path, reason: String) -> Error {
     Error::Damaged {
         path: path.to_path_buf(),
         reason,
-        next: "run `backuptool check` to see which files need it, and copy it from another copy of the repository"
+        next: "run `backuptool check` to see which files need it, and `backuptool repair --from COPY` with another copy of \
+               the repository"
             .into(),
     }
 }
