@@ -4,7 +4,7 @@
 //! The library is built in layers and data flows one way through them:
 //!
 //! ```text
-//! cli → ops → repo → store → fs          object, error, progress: leaves for all
+//! cli → ops → repo → store → fs          object, error, progress: for all
 //! ```
 //!
 //! - [`object`]: names, hashes and encodings; pure, no I/O.

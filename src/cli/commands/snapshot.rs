@@ -56,7 +56,7 @@ pub(super) fn snapshot(global: &Global, args: &Snapshot) -> Result<ExitCode> {
     progress.finish();
     let report = report?;
     global.report(|| snapshot_text(&report), &snapshot_json(&report))?;
-    // To see whether it is due takes a look at everything that is loose. Where nothing came it is due no more than before.
+    // To see whether it is due takes a look at a sixteenth of what is loose. Where nothing came it is due no more than before.
     if report.snapshot.added.objects > 0 {
         pack_if_due(global, repo, &session);
     }
