@@ -1162,3 +1162,29 @@ fn the_command_line_says_what_it_does_and_what_is_left() {
     world.ok(["init", "-r", "sha", "--hash", "sha256"]);
     run(&["--from", "sha"]).exits(1).says(&["names objects by another hash (sha256, not blake3)"]);
 }
+
+/// What is only to be removed is damage until it is removed: a snapshot that is taken in between must know of it.
+#[test]
+fn damage_that_is_not_removed_in_the_end_stays_recorded() {
+    let world = cli::World::new();
+    world.init(&[]);
+    std::fs::create_dir(world.path("source")).unwrap();
+    std::fs::write(world.path("source/b"), "b").unwrap();
+    world.snapshot("source");
+    let b = HashAlgorithm::Blake3.hash(b"b").to_string();
+    std::fs::remove_file(world.path(format!("repo/objects/{}/{}", &b[..2], &b[2..]))).unwrap();
+    world.run(["check", "-r", "repo"]).exits(4);
+    let recorded = || std::fs::read_to_string(world.path("repo/cache/damaged")).unwrap_or_default();
+    assert!(recorded().contains(&b));
+    let repair = |wait: &str| world.run(["repair", "-r", "repo", "--remove-damaged-snapshots", wait]);
+
+    let reader = std::fs::File::open(world.path("repo/lock")).unwrap();
+    fs2::FileExt::lock_shared(&reader).unwrap();
+    repair("--lock-wait=0s").exits(11);
+    assert!(recorded().contains(&b));
+    drop(reader);
+    repair("--lock-wait=1m").exits(0);
+    assert_eq!(recorded(), "");
+    assert!(world.numbers().is_empty());
+    world.clean();
+}

@@ -228,7 +228,7 @@ pub fn plan(
     remaining.damaged_packs = contents.damaged_packs.iter().filter(|(name, _)| stays(name)).cloned().collect();
     repo.go_on()?;
     let still_damaged: Vec<ObjectId> = remaining.damaged.keys().copied().collect();
-    let recorded = damaged::read(repo.backend())?.objects;
+    let recorded = damaged::read(repo.backend())?;
     let path_of = |copy: usize| origins.copies[copy].backend().describe("");
     Ok(RepairPlan {
         config: config.as_ref().map(|config| path_of(config.copy)),
@@ -242,7 +242,7 @@ pub fn plan(
         remove,
         damaged_snapshots,
         index_is_wrong: !repo.packs()?.agree_with_file()?,
-        record_is_old: recorded != still_damaged.iter().copied().collect(),
+        record_is_old: recorded.is_doubtful || recorded.objects != still_damaged.iter().copied().collect(),
         not_here: brought.not_here,
         remaining,
         rotten: going.iter().map(|gone| Rotten { name: gone.name(), held: gone.objects().collect() }).collect(),
@@ -596,9 +596,13 @@ pub fn execute(plan: RepairPlan, options: WriterOptions, session: &Session<'_>) 
             not_done.push(format!("object {id} could not be read again where it was found"));
         }
     }
-    // Before the refs: a snapshot must not rely on what one of them still lacks.
-    if plan.record_is_old {
-        repo.record_damaged(session, &plan.still_damaged)?;
+    // Before the refs: a snapshot must not rely on what one of them still lacks. What is damaged until it is removed stays
+    // recorded as long: it may not come to that.
+    let mut recorded = damaged::read(repo.backend())?;
+    let known = recorded.objects.len();
+    recorded.objects.extend(&plan.still_damaged);
+    if !recorded.is_doubtful && recorded.objects.len() > known {
+        repo.record_damaged(session, &recorded.objects.into_iter().collect::<Vec<_>>())?;
     }
     if let Some(mender) = &mender
         && not_done.is_empty()
@@ -625,17 +629,24 @@ pub fn execute(plan: RepairPlan, options: WriterOptions, session: &Session<'_>) 
         repo.look_elsewhere(None)?;
         let pruning = prune::plan(&repo, &PruneOptions::numbers(&plan.remove))?;
         prune::execute(repo, pruning, options, session)?;
-        repo = SharedRepository::open(plan.backend, session)?;
+        repo = SharedRepository::open(Arc::clone(&plan.backend), session)?;
     }
-    if clears || rebuilds_index || plan.pruned.is_some() {
+    let shared = if clears || rebuilds_index || plan.pruned.is_some() {
         repo.look_elsewhere(None)?;
-        let mut repo = clear_away(repo, &plan.rotten, &plan.superseded_loose, session, &mut not_done)?;
+        let mut cleared = clear_away(repo, &plan.rotten, &plan.superseded_loose, session, &mut not_done)?;
         if let Some(number) = plan.pruned {
-            repo.note_removed(number, session)?;
+            cleared.note_removed(number, session)?;
         }
         if rebuilds_index {
-            repo.rebuild_index(session)?;
+            cleared.rebuild_index(session)?;
         }
+        None
+    } else {
+        Some(repo)
+    };
+    if plan.record_is_old && not_done.is_empty() {
+        let repo = shared.map_or_else(|| SharedRepository::open(plan.backend, session), Ok)?;
+        repo.record_damaged(session, &plan.still_damaged)?;
     }
     Ok(RepairReport { not_done, elapsed: begun.elapsed() })
 }
