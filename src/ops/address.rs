@@ -55,11 +55,12 @@ impl Address {
             Wanted::Number(number) => return Ok(number),
             Wanted::Latest { back } => back,
         };
-        let existing = repo.refs()?.snapshots;
-        let found = usize::try_from(back).ok().and_then(|back| existing.iter().rev().nth(back).copied());
+        let refs = repo.refs()?;
+        let expected = refs.expected();
+        let found = usize::try_from(back).ok().and_then(|back| expected.iter().rev().nth(back).copied());
         found.ok_or_else(|| {
             let wanted = if back == 0 { "latest".to_string() } else { format!("latest~{back}") };
-            Error::NoSnapshot { wanted, existing }
+            Error::NoSnapshot { wanted, existing: refs.snapshots }
         })
     }
 
@@ -100,11 +101,12 @@ impl Selection {
             match *selection {
                 Self::One(snapshot) => numbers.push(Address { snapshot, path: Vec::new() }.number(repo)?),
                 Self::Range(first, last) => {
-                    let existing = repo.refs()?.snapshots;
+                    let refs = repo.refs()?;
                     let before = numbers.len();
-                    numbers.extend(existing.iter().copied().filter(|number| (first..=last).contains(number)));
+                    numbers.extend(refs.expected().into_iter().filter(|number| (first..=last).contains(number)));
                     if numbers.len() == before {
-                        return Err(Error::NoSnapshot { wanted: format!("{first}-{last}"), existing });
+                        let wanted = format!("{first}-{last}");
+                        return Err(Error::NoSnapshot { wanted, existing: refs.snapshots });
                     }
                 }
             }

@@ -38,6 +38,7 @@ pub fn list<T: Send>(
     show: impl Fn(Listed) -> T + Sync,
 ) -> Result<ListReport<T>> {
     let refs = repo.refs()?;
+    let numbers = refs.expected();
     // Most snapshots have no labels, and to find that out for each of thousands takes as long as to read them.
     let read = |number: &u64| {
         let is_labelled = refs.labels.binary_search(number).is_ok();
@@ -45,14 +46,14 @@ pub fn list<T: Send>(
         let labels = if is_labelled { repo.labels(*number) } else { Ok(Labels::default()) };
         Ok(show(Listed { snapshot, labels }))
     };
-    let results: Vec<Result<T>> = if refs.snapshots.len() <= FEW {
-        refs.snapshots.iter().map(read).collect()
+    let results: Vec<Result<T>> = if numbers.len() <= FEW {
+        numbers.iter().map(read).collect()
     } else {
-        parallel::pool(threads)?.install(|| refs.snapshots.par_iter().map(read).collect())
+        parallel::pool(threads)?.install(|| numbers.par_iter().map(read).collect())
     };
     repo.go_on()?;
     let mut report = ListReport { snapshots: Vec::with_capacity(results.len()), unreadable: Vec::new() };
-    for (number, result) in refs.snapshots.into_iter().zip(results) {
+    for (number, result) in numbers.into_iter().zip(results) {
         match result {
             Ok(shown) => report.snapshots.push(shown),
             Err(error) => report.unreadable.push((number, error)),

@@ -41,7 +41,6 @@ use crate::repo::{
 };
 use crate::store::pack::PackName;
 use crate::store::packs::Location;
-use crate::store::refs::RefListing;
 use crate::store::{layout, loose};
 
 /// A pack is rewritten when more than this share of its content is dead, in percent, unless another one is asked for.
@@ -185,10 +184,11 @@ pub struct PruneReport {
 pub fn plan(repo: &Repository, options: &PruneOptions) -> Result<PrunePlan> {
     if let What::Numbers(numbers) = &options.what {
         // A snapshot whose removal was interrupted can be named again: what it alone needed may still be there.
-        let RefListing { snapshots, pruned, .. } = repo.refs()?;
-        let is_known = |number: &u64| snapshots.binary_search(number).is_ok() || pruned.binary_search(number).is_ok();
+        let refs = repo.refs()?;
+        let expected = refs.expected();
+        let is_known = |number: &u64| [&expected, &refs.pruned].iter().any(|known| known.binary_search(number).is_ok());
         if let Some(unknown) = numbers.iter().find(|number| !is_known(number)) {
-            return Err(Error::NoSnapshot { wanted: unknown.to_string(), existing: snapshots });
+            return Err(Error::NoSnapshot { wanted: unknown.to_string(), existing: refs.snapshots });
         }
     }
     refuse_without_trace(repo, &options.what)?;
@@ -358,6 +358,25 @@ fn refuse_without_trace(repo: &Repository, what: &What) -> Result<()> {
     ))
 }
 
+/// Fails if one of the snapshots that are to stay is lost: nobody knows what it needs.
+fn refuse_lost(repo: &Repository, stay: &[u64]) -> Result<()> {
+    let mut lost = repo.refs()?.lost;
+    lost.retain(|number| stay.binary_search(number).is_ok());
+    if lost.is_empty() {
+        return Ok(());
+    }
+    let numbers = number_ranges(&lost);
+    let named = numbers.replace(", ", ",");
+    Err(Error::refused(
+        "prune",
+        format!("the ref of snapshot {numbers} is lost: there is none, and nothing says that the snapshot was removed"),
+        format!(
+            "run `backuptool repair --from COPY` with another copy of the repository; if there is none, `backuptool prune \
+             --snapshot={named}` gives the snapshot up; nothing was removed"
+        ),
+    ))
+}
+
 /// The numbers of those that go, and of those that stay.
 fn split(considered: &[Considered]) -> (Vec<u64>, Vec<u64>) {
     let (stay, go): (Vec<&Considered>, Vec<_>) = considered.iter().partition(|one| one.decision.keep);
@@ -416,7 +435,7 @@ pub fn execute(
     let unmarked: Vec<u64> = kept.into_iter().filter(|number| plan.keep.binary_search(number).is_err()).collect();
     mark_all(&repo, &unmarked, &mut plan.marks)?;
 
-    repo.remove_snapshots(&removed)?;
+    repo.remove_snapshots(&removed, session)?;
     // The same objects in the same order give the same pack: one that an interrupted prune left may be new again.
     let going = plan.dead_packs.iter().map(|pack| pack.name).chain(rewriting.superseded.iter().copied());
     let removal = Removal {
@@ -547,6 +566,7 @@ impl StoredBytes {
 }
 
 fn mark_all(repo: &Repository, numbers: &[u64], marks: &mut Reachable) -> Result<()> {
+    refuse_lost(repo, numbers)?;
     for number in numbers {
         let marked = repo.read_snapshot(*number).and_then(|snapshot: Snapshot| marks.mark(repo, &snapshot));
         marked.map_err(|error| match error {

@@ -93,18 +93,28 @@ impl ExclusiveRepository {
     }
 
     /// Removes snapshots, durably. Their numbers are not used again. Once begun this is not interrupted: it is short.
-    pub fn remove_snapshots(&self, numbers: &[u64]) -> Result<()> {
+    ///
+    /// Of those whose refs are lost it is noted that they were removed. All of them must be among the numbers: a note says
+    /// the same of all lower ones.
+    pub fn remove_snapshots(&self, numbers: &[u64], session: &Session<'_>) -> Result<()> {
         self.repo.go_on()?;
+        let known = self.repo.refs()?.lost;
+        let (lost, there): (Vec<u64>, Vec<u64>) =
+            numbers.iter().partition(|number| known.binary_search(number).is_ok());
+        if let Some(highest) = lost.last() {
+            self.note_removed(*highest, session)?;
+        }
         lock::confirm(self.repo.backend(), self.lock.as_deref())?;
-        refs::remove(self.repo.backend(), numbers)
+        refs::remove(self.repo.backend(), &there)
     }
 
-    /// Notes, durably, that there was a snapshot of this number, as a copy of the repository says: so no other one gets it.
-    /// If a higher number is taken, or this one, there is nothing to note. (Beside others that could not be done: a snapshot
-    /// that takes the number at the same time would count as removed.)
+    /// Notes, durably, that the snapshot of this number was removed, and all lower ones of which there is no ref: so no other
+    /// one gets the number, and none of them counts as lost. If there is such a note, or the snapshot, nothing is done.
+    /// (Beside others that could not be done: a snapshot that takes the number at the same time would count as removed.)
     pub fn note_removed(&self, number: u64, session: &Session<'_>) -> Result<()> {
         let backend = self.repo.backend();
-        if refs::list(backend)?.next_number() > number {
+        let refs = refs::list(backend)?;
+        if refs.is_removed(number) || refs.snapshots.binary_search(&number).is_ok() {
             return Ok(());
         }
         let staging = begin_staging(backend, session)?;

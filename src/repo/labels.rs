@@ -52,8 +52,8 @@ impl<'r> LabelsWriter<'r> {
         self.writer.stage(number, content.as_deref())
     }
 
-    /// Puts staged labels in the place of those that a snapshot has. The snapshot's ref must be durable. When this returns,
-    /// the change is.
+    /// Puts staged labels in the place of those that a snapshot has. The snapshot's ref must be durable, or lost and about
+    /// to be brought back. When this returns, the change is durable.
     pub fn publish(&self, staged: &StagedLabels) -> Result<()> {
         lock::confirm(self.repo.backend(), self.lock)?;
         self.writer.publish(staged)

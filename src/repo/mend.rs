@@ -11,7 +11,8 @@
 //!   of which there is nothing is published as that of a new snapshot is, which replaces nothing: another run may take
 //!   its number at any time, since both hold the lock shared.
 //! - Nothing is removed. So a crash leaves what was there, and some of what was brought.
-//! - A ref comes last, when what it reaches is durable. Who brings refs calls [`Mender::put_ref`] after the others.
+//! - A ref comes last, when what it reaches is durable. Who brings refs calls [`Mender::put_ref`] after the others. (Of
+//!   several lost ones the highest comes first: then the others show as lost.)
 
 use std::sync::Arc;
 

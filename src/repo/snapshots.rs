@@ -31,10 +31,10 @@ impl Repository {
         Some(self.next_number.load(Ordering::Relaxed)).filter(|next| *next > 0)
     }
 
-    /// Reads every snapshot. One that cannot be read does not hide the others.
+    /// Reads every snapshot. One that cannot be read, or whose ref is lost, does not hide the others.
     pub fn snapshots(&self) -> Result<SnapshotListing> {
         let mut listing = SnapshotListing::default();
-        for number in self.refs()?.snapshots {
+        for number in self.refs()?.expected() {
             match self.read_snapshot(number) {
                 Ok(snapshot) => listing.snapshots.push(snapshot),
                 Err(error) if error.is_interrupted() => return Err(error),
@@ -46,9 +46,9 @@ impl Repository {
 
     /// Reads one snapshot.
     pub fn snapshot(&self, number: u64) -> Result<Snapshot> {
-        let existing = self.refs()?.snapshots;
-        if existing.binary_search(&number).is_err() {
-            return Err(Error::NoSnapshot { wanted: number.to_string(), existing });
+        let refs = self.refs()?;
+        if refs.expected().binary_search(&number).is_err() {
+            return Err(Error::NoSnapshot { wanted: number.to_string(), existing: refs.snapshots });
         }
         self.read_snapshot(number)
     }
@@ -76,7 +76,14 @@ impl Repository {
                  `backuptool prune --snapshot={number}`"
             ),
         };
-        let bytes = refs::read(self.backend(), number)?;
+        let bytes = match refs::read(self.backend(), number) {
+            Err(error) if error.is_not_found() => {
+                return Err(damaged(
+                    "its ref is lost: there is none, and nothing says that the snapshot was removed".into(),
+                ));
+            }
+            other => other?,
+        };
         let snapshot = Snapshot::decode(self.hash(), &bytes).map_err(|error| match error {
             DocumentError::Damaged(reason) => damaged(reason),
             DocumentError::TooNew(what) => Error::TooNew { path: path(), what },

@@ -10,7 +10,8 @@
 //!   except that its name is fixed: whoever holds its `info.json` is the only one ([`LabelsWriter::try_begin`]). What a
 //!   writer that died has left there is removed like other staging, or taken over by the next.
 //! - Labels are written for a snapshot whose ref is durable, never before: a number that was not given out yet could
-//!   be given to another snapshot, which would inherit them.
+//!   be given to another snapshot, which would inherit them. Only where a lost ref is brought back they come first: its
+//!   number is not given out again, and nothing would show afterwards that they are missing.
 
 use super::backend::{Backend, remove_if_there};
 use super::layout::{RefFile, SNAPSHOTS};
@@ -68,7 +69,7 @@ impl<'b> LabelsWriter<'b> {
         Ok(StagedLabels { number, path: Some(path) })
     }
 
-    /// Puts staged labels in place, durably. The ref of the snapshot must be durable.
+    /// Puts staged labels in place, durably. The ref of the snapshot must be durable, or lost and about to come.
     pub fn publish(&self, staged: &StagedLabels) -> Result<()> {
         let labels = RefFile::Labels(staged.number).path();
         match &staged.path {

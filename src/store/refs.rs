@@ -12,6 +12,13 @@
 //! are thereby remembered, and the next snapshot gets the highest number of both kinds plus one, so that a number never
 //! means two snapshots. Where `N.json` and `N.pruned` both exist, the snapshot is pruned. All `.pruned` files but the
 //! highest can go.
+//!
+//! # What is lost shows
+//!
+//! Numbers are given out one after the other. So a number that is lower than one that was given out is that of a snapshot,
+//! or of a removed one; and if no `.pruned` file has it or a higher one, nothing was removed there: its ref is lost
+//! ([`RefListing::lost`]). What only it needs must stay until it is brought back or given up. (Lost refs above the highest
+//! that is left cannot be seen.)
 
 use super::backend::Backend;
 use super::layout::{MAX_NUMBER, RefFile, SNAPSHOTS};
@@ -22,6 +29,9 @@ use crate::error::{Error, Result};
 /// No ref is longer than this, in bytes.
 pub const MAX_REF: usize = 16 * 1024 * 1024;
 
+/// So many lost refs are named at a time: a stray file with a high number must not cost memory.
+const MOST_LOST: usize = 1 << 16;
+
 /// What a listing of `snapshots` found.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct RefListing {
@@ -29,6 +39,8 @@ pub struct RefListing {
     pub snapshots: Vec<u64>,
     /// The numbers of the `.pruned` files, ascending.
     pub pruned: Vec<u64>,
+    /// The numbers of snapshots that were never removed and have no ref, ascending. (If they are very many, the first.)
+    pub lost: Vec<u64>,
     /// The numbers for which there is a ref as well as a `.pruned` file: a removal that was interrupted.
     pub half_removed: Vec<u64>,
     /// The numbers of the label files, ascending.
@@ -45,7 +57,31 @@ impl RefListing {
 
     /// The number after all that are, or were, in use.
     pub fn next_number(&self) -> u64 {
-        self.snapshots.iter().chain(&self.pruned).max().map_or(1, |highest| highest + 1)
+        self.given_out().max(self.pruned.last().copied()).map_or(1, |highest| highest + 1)
+    }
+
+    /// The snapshots that must be there, ascending: those that are, and the lost ones.
+    pub fn expected(&self) -> Vec<u64> {
+        let mut all: Vec<u64> = self.snapshots.iter().chain(&self.lost).copied().collect();
+        all.sort_unstable();
+        all
+    }
+
+    /// Whether the snapshot was removed, as far as this shows.
+    pub fn is_removed(&self, number: u64) -> bool {
+        self.snapshots.binary_search(&number).is_err() && self.pruned.last().is_some_and(|removed| number <= *removed)
+    }
+
+    /// The highest number of which a ref, or labels, show that it was given out.
+    fn given_out(&self) -> Option<u64> {
+        self.snapshots.last().max(self.labels.last()).copied()
+    }
+
+    /// What is not there though it must be, of the first so many.
+    fn find_lost(&self) -> Vec<u64> {
+        let first = self.pruned.last().map_or(1, |removed| removed + 1);
+        let must_be = first..=self.given_out().unwrap_or(0);
+        must_be.filter(|number| self.snapshots.binary_search(number).is_err()).take(MOST_LOST).collect()
     }
 }
 
@@ -68,6 +104,7 @@ pub fn list(backend: &dyn Backend) -> Result<RefListing> {
     listing.half_removed = listing.snapshots.iter().copied().filter(is_pruned).collect();
     let half_removed = &listing.half_removed;
     listing.snapshots.retain(|number| !half_removed.contains(number));
+    listing.lost = listing.find_lost();
     Ok(listing)
 }
 

@@ -14,7 +14,7 @@ use backuptool::ops::prune::{self, PruneOptions};
 use backuptool::repo::WriterOptions;
 use backuptool::store::index::IndexFile;
 use backuptool::store::pack::{PACK_OBJECTS, PackName};
-use backuptool::store::{Backend, MemoryBackend, layout, refs};
+use backuptool::store::{Backend, Crash, MemoryBackend, layout, refs};
 
 use crate::support::cli;
 use crate::support::fault::FaultBackend;
@@ -138,8 +138,13 @@ fn nothing_is_said_to_be_unneeded_while_something_is_lost() {
         memory.set_contents(path, content).unwrap();
     }
     assert!(check(memory.clone()).unwrap().is_clean());
+    let removed = memory.crash(Crash::KeepAll);
     memory.remove("snapshots/1.json").unwrap();
-    assert_ne!(check(memory).unwrap().leftovers.unneeded, 0);
+    let report = check(memory).unwrap();
+    assert!(!report.is_clean() && report.leftovers.unneeded == 0, "{report:?}");
+    removed.replace("snapshots/1.json", "snapshots/1.pruned").unwrap();
+    let report = check(removed).unwrap();
+    assert!(report.is_clean() && report.leftovers.unneeded != 0, "{report:?}");
 }
 
 #[test]

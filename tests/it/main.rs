@@ -12,6 +12,7 @@ mod fuzz;
 mod gaps;
 mod hostile;
 mod interruptions;
+mod lost_refs;
 mod many;
 mod meetings;
 mod misled;

@@ -507,7 +507,13 @@ fn a_damaged_ref_is_named_and_hides_no_other() {
     }
     overwrite(&path, &good);
     world.clean();
+    // One that is not there is no less damaged.
     fs::remove_file(&path).unwrap();
+    let ran = world.run(["list", "-r", "repo"]).exits(3).says(&["snapshots/1.json is damaged: its ref is lost"]);
+    assert_eq!(ran.stdout.lines().count(), 2);
+    world.run(["check", "-r", "repo"]).exits(4).says(&[]);
+    world.run(["prune", "-r", "repo", "--snapshot=2"]).exits(1).says(&["of snapshot 1 is lost", "nothing was removed"]);
+    world.ok(["prune", "-r", "repo", "--snapshot=1"]);
     assert_eq!(world.numbers(), [2]);
     world.clean();
     assert!(world.restored(2) == states[1]);

@@ -627,17 +627,30 @@ fn lost_refs_come_back_where_there_are_only_packs_and_not_where_there_is_nothing
 
 #[test]
 fn a_snapshot_that_takes_the_number_of_a_lost_one_stays_and_gets_none_of_its_labels() {
-    // Between the plan and what it does, and while the ref is written.
-    for at in [("create_dir", "tmp/"), ("create", "/ref-1")] {
+    // Between the plan and what it does, while the first ref is written, and when there are higher ones by now: by who had
+    // looked for a number before.
+    let apart = Bed::new();
+    let of_other = apart.copy();
+    lose_refs(&of_other);
+    of_other.remove("snapshots/2.labels.json").unwrap();
+    take_with(of_other.clone(), apart.sources[1].path(), LOOSE).unwrap();
+    let other_ref = of_other.contents("snapshots/1.json").unwrap();
+    for at in [("create_dir", "tmp/"), ("create", "/ref-3"), ("create", "/ref-1")] {
         let bed = Bed::new();
         let (memory, copy) = (bed.copy(), bed.copy());
         put_labels(&copy, 1, &Labels { pinned: true, ..labelled("of the lost one") });
         lose_refs(&memory);
         memory.remove("snapshots/2.labels.json").unwrap();
         let (other, source, is_taken) = (memory.clone(), bed.sources[1].path().to_path_buf(), AtomicBool::new(false));
+        let other_ref = other_ref.clone();
         let hooked = FaultBackend::hooked(memory.clone(), move |operation, path| {
             if operation == at.0 && path.contains(at.1) && !is_taken.swap(true, Ordering::Relaxed) {
-                take_with(other.clone(), &source, LOOSE).unwrap();
+                if at.1 == "/ref-1" {
+                    assert!(other.contents("snapshots/1.labels.json").is_some(), "labels come first");
+                    other.set_contents("snapshots/1.json", other_ref.clone()).unwrap();
+                } else {
+                    take_with(other.clone(), &source, LOOSE).unwrap();
+                }
             }
             Ok(())
         });

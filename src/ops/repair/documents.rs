@@ -3,13 +3,22 @@
 //! Neither has a name that proves its content, so both come only from a copy of the very same repository: one that has
 //! its id, and no other ref under a number that both have (then one of them went its own way). What was brought from a
 //! copy counts for those that are asked after it.
+//!
+//! # Why what is lost can be brought back in several runs
+//!
+//! Where all refs were lost nothing here says which there were, so all that copies have is taken. The highest comes first:
+//! as soon as it is there, the lower ones show as lost ([`RefListing::lost`]), to the next repair, to a check, and to a
+//! prune, which refuses to remove anything then. The labels of a lost ref come right before it: a run that is stopped in
+//! between leaves a ref to bring, and never a snapshot whose pin nobody misses. The number cannot be given out meanwhile,
+//! but to one who looked for a free number before a higher ref came: if that shows, the labels are taken away again. What
+//! copies say was removed does not come, and is noted last, since such a note says the same of all lower numbers.
 
 use std::collections::BTreeSet;
 
 use crate::error::{Error, Result};
 use crate::object::{Labels, ObjectId};
 use crate::ops::check;
-use crate::repo::{Repository, Session, SharedRepository, SnapshotListing};
+use crate::repo::{LabelsWriter, Mender, Repository, Session, SharedRepository, SnapshotListing};
 use crate::store::refs::{self, RefListing};
 
 /// What is to be brought, and what there is then.
@@ -19,20 +28,20 @@ pub(super) struct Documents {
     pub(super) listing: SnapshotListing,
     /// Whether there are objects here and no trace of any snapshot.
     pub(super) all_lost: bool,
-    /// The number of the snapshot, that of the copy, and the content.
+    /// The number of the snapshot, that of the copy, and the content; ascending.
     pub(super) refs: Vec<(u64, usize, Vec<u8>)>,
     pub(super) labels: Vec<(u64, usize, Labels)>,
     /// The labels that no copy has whole.
     pub(super) damaged_labels: Vec<(u64, Error)>,
     /// Snapshots that a copy has, and of which there is no trace here.
     pub(super) not_here: Vec<u64>,
-    /// The highest number of a snapshot that was removed, as far as the copies say, if that is lost here.
+    /// The highest number of a snapshot that was removed, as far as the copies say, if that is to be noted here.
     pub(super) pruned: Option<u64>,
 }
 
 impl Documents {
-    /// Finds what is damaged in copies. If there are objects and no trace of a snapshot, `snapshots` was lost, and all that
-    /// they have is taken. Where there is a trace of others, a number that is not among them may be that of a snapshot that
+    /// Finds what is damaged or lost in copies. If there are objects and no trace of a snapshot, `snapshots` was lost, and
+    /// all that they have is taken. Else a number that is not there and does not show as lost may be that of a snapshot that
     /// was removed, so it is only reported. `loose` are the loose objects that there are.
     pub(super) fn find(repo: &Repository, copies: &[SharedRepository], loose: &[ObjectId]) -> Result<Self> {
         let mut known = repo.refs()?;
@@ -65,33 +74,48 @@ impl Documents {
                 }
             }
         }
-        if all_lost {
-            found.leave_out_pruned(&copies)?;
-        }
+        let may_be_lost = |number: u64| all_lost || known.lost.binary_search(&number).is_ok();
+        found.leave_out_removed(&copies, may_be_lost)?;
         found.listing.snapshots.sort_unstable_by_key(|snapshot| snapshot.number);
+        found.refs.sort_unstable_by_key(|(number, ..)| *number);
         let brought: BTreeSet<u64> = found.refs.iter().map(|(number, ..)| *number).collect();
         found.not_here = not_here.difference(&brought).copied().collect();
         found.all_lost = all_lost;
+        found.pruned = found.pruned.filter(|removed| found.is_to_note(*removed, &known, all_lost));
         known.snapshots.extend(brought);
         known.snapshots.sort_unstable();
         known.snapshots.dedup();
         found.damaged_labels = check::damaged_labels(repo, &known)?;
-        let may_be_lost = |number: u64| all_lost && !known.labels.contains(&number);
-        found.find_labels(&copies, may_be_lost);
+        let may_be_lost = |number: u64| all_lost || known.lost.binary_search(&number).is_ok();
+        found.find_labels(&copies, |number| may_be_lost(number) && known.labels.binary_search(&number).is_err());
         Ok(found)
     }
 
-    /// Leaves out what was removed as any copy says: a repair must not undo a prune. And no other snapshot shall get the
-    /// number of one that was removed.
-    fn leave_out_pruned(&mut self, copies: &[(usize, &SharedRepository)]) -> Result<()> {
-        let mut pruned = BTreeSet::new();
-        for (_, copy) in copies {
-            pruned.extend(copy.refs()?.pruned);
-        }
-        self.refs.retain(|(number, ..)| !pruned.contains(number));
-        self.listing.snapshots.retain(|snapshot| !pruned.contains(&snapshot.number));
-        self.pruned = pruned.last().copied();
+    /// Leaves out what may be lost and was removed as any copy says: a repair must not undo a prune.
+    fn leave_out_removed(
+        &mut self,
+        copies: &[(usize, &SharedRepository)],
+        may_be_lost: impl Fn(u64) -> bool,
+    ) -> Result<()> {
+        let of_copies = copies.iter().map(|(_, copy)| copy.refs()).collect::<Result<Vec<_>>>()?;
+        let stays = |number: u64| !(may_be_lost(number) && of_copies.iter().any(|refs| refs.is_removed(number)));
+        self.refs.retain(|(number, ..)| stays(*number));
+        self.listing.snapshots.retain(|snapshot| stays(snapshot.number));
+        self.listing.unreadable.retain(|(number, _)| stays(*number));
+        self.pruned = of_copies.iter().filter_map(|refs| refs.pruned.last()).max().copied();
         Ok(())
+    }
+
+    /// Whether it is to be noted that there was a snapshot of this number, which copies know to be removed: lest it and
+    /// lower ones count as lost, or another one get the number. Not as long as a lower one is lost, which would not show
+    /// any more then; nor where a copy just has more snapshots.
+    fn is_to_note(&self, removed: u64, known: &RefListing, all_lost: bool) -> bool {
+        let numbers = || self.listing.snapshots.iter().map(|snapshot| snapshot.number);
+        let stays_lost = |(number, _): &(u64, Error)| *number < removed && known.lost.binary_search(number).is_ok();
+        let next = known.next_number().max(numbers().max().map_or(1, |highest| highest + 1));
+        let concerns =
+            all_lost || !known.lost.is_empty() || removed >= next && self.not_here.iter().all(|more| *more < next);
+        known.pruned.last() < Some(&removed) && concerns && !self.listing.unreadable.iter().any(stays_lost)
     }
 
     /// Whether a copy has no other ref under a number that both have.
@@ -162,27 +186,65 @@ impl Documents {
     }
 }
 
-/// Brings the labels that were found for snapshots whose labels are still damaged, or, where the refs had been lost and
-/// `brought` are there again, not there. What somebody else wrote since then stays.
-pub(super) fn bring_labels(
+/// Brings refs, ascending, the highest first, each after its labels; then the labels of others, which were damaged. Returns
+/// the refs that did not come, since another snapshot has the number by now. What somebody else wrote since then stays.
+pub(super) fn bring(
     repo: &SharedRepository,
-    found: &[(u64, Labels)],
-    brought: &[u64],
+    mender: &Mender<'_>,
+    refs: &[(u64, Vec<u8>)],
+    labels: &[(u64, Labels)],
     session: &Session<'_>,
-) -> Result<()> {
-    if found.is_empty() {
-        return Ok(());
-    }
-    let writer = repo.labels_writer(session)?;
-    for (number, labels) in found {
-        let is_wanted = match repo.labels(*number) {
-            Ok(there) => there.is_empty() && brought.contains(number),
-            Err(error) if error.is_interrupted() => return Err(error),
-            Err(error) => error.is_unreadable(),
-        };
-        if is_wanted {
-            writer.publish(&writer.stage(*number, labels)?)?;
+) -> Result<Vec<u64>> {
+    let mut taken = Vec::new();
+    let writer = if labels.is_empty() { None } else { Some(repo.labels_writer(session)?) };
+    let labels_of = |number: u64| {
+        let (_, labels) = labels.iter().find(|(of, _)| *of == number)?;
+        Some((writer.as_ref()?, labels))
+    };
+    for (number, content) in refs.iter().rev() {
+        let is_free = repo.read_snapshot(*number).is_err();
+        let mut labelled = None;
+        if let Some((writer, labels)) = labels_of(*number).filter(|_| is_free)
+            && bring_labels(repo, writer, *number, labels, true)?
+        {
+            labelled = Some(writer);
+        }
+        if mender.put_ref(*number, content)? {
+            if let Some((writer, labels)) = labels_of(*number) {
+                bring_labels(repo, writer, *number, labels, true)?;
+            }
+            continue;
+        }
+        taken.push(*number);
+        if let Some(writer) = labelled {
+            writer.publish(&writer.stage(*number, &Labels::default())?)?;
         }
     }
-    Ok(())
+    for (number, labels) in labels {
+        if let Some(writer) = &writer
+            && refs.iter().all(|(brought, _)| brought != number)
+        {
+            bring_labels(repo, writer, *number, labels, false)?;
+        }
+    }
+    Ok(taken)
+}
+
+/// Brings labels in the place of those that are damaged, or, if their ref was lost, not there. Returns whether it did.
+fn bring_labels(
+    repo: &SharedRepository,
+    writer: &LabelsWriter<'_>,
+    number: u64,
+    labels: &Labels,
+    was_lost: bool,
+) -> Result<bool> {
+    let is_wanted = match repo.labels(number) {
+        Ok(there) => there.is_empty() && was_lost,
+        Err(error) if error.is_interrupted() => return Err(error),
+        Err(error) => error.is_unreadable(),
+    };
+    if is_wanted {
+        writer.publish(&writer.stage(number, labels)?)?;
+    }
+    Ok(is_wanted)
 }

@@ -11,18 +11,20 @@
 //!
 //! [`execute`] keeps to what durability asks for, everywhere: first what comes, then what goes.
 //!
-//! 1. **Bring**, under the shared lock, beside others: the configuration, whole packs, objects, then refs, and at last
-//!    labels, each verified and durable before it is visible ([`Mender`](crate::repo::Mender), and for labels
-//!    [`LabelsWriter`](crate::repo::LabelsWriter)). A crash leaves what was there, and some of what was brought.
+//! 1. **Bring**, under the shared lock, beside others: the configuration, whole packs, objects; what stays damaged is
+//!    noted, lest a snapshot relies on it; then refs with their labels, in an order that shows what is still lost if it is
+//!    stopped (`documents.rs`). Each is verified and durable before it is visible ([`Mender`](crate::repo::Mender), and for
+//!    labels [`LabelsWriter`](crate::repo::LabelsWriter)). A crash leaves what was there, and some of what was brought.
 //! 2. **Remove snapshots**, if that was asked for: those that are not whole even now, by a prune
 //!    ([`prune`]): refs, sync, objects.
-//! 3. **Clear away**, under the exclusive lock. The marks of all refs that there are then decide what is needed; if any of
+//! 3. **Clear away**, under the exclusive lock. First it is noted which snapshots copies know to be removed, if their refs
+//!    were lost, so that no other gets the number. The marks of all refs that there are then decide what is needed; if any of
 //!    them, or a tree or list, cannot be read, everything is. A damaged loose file goes if a whole copy of the object stands
 //!    in a pack, or nothing needs it. A rotten pack goes if all that is needed of it was read and hashed elsewhere under
 //!    this lock ([`ExclusiveRepository::remove_rotten`](crate::repo::ExclusiveRepository::remove_rotten)). What the plan
 //!    believed does not count here: only what is there.
-//! 4. Still under it, where all refs had been lost, the highest number that a copy knows to be removed is noted, so that no
-//!    other snapshot gets it; and `cache/index` is written anew from the packs themselves.
+//! 4. Still under it `cache/index` is written anew from the packs themselves. At last what is damaged now is noted instead
+//!    of what was.
 //!
 //! What was not any more as the plan had seen it is not done, and nothing that comes after bringing either: the next run
 //! plans anew.
@@ -607,17 +609,10 @@ pub fn execute(plan: RepairPlan, options: WriterOptions, session: &Session<'_>) 
     if let Some(mender) = &mender
         && not_done.is_empty()
     {
-        let (mut brought, mut labels) = (Vec::new(), plan.label_contents);
-        for (number, content) in &plan.ref_contents {
-            if mender.put_ref(*number, content)? {
-                brought.push(*number);
-            } else {
-                // Nor are its labels those of the other one.
-                labels.retain(|(of, _)| of != number);
-                not_done.push(format!("another snapshot has the number {number} by now, and its ref stays"));
-            }
-        }
-        documents::bring_labels(&repo, &labels, &brought, session)?;
+        let taken = documents::bring(&repo, mender, &plan.ref_contents, &plan.label_contents, session)?;
+        not_done.extend(
+            taken.iter().map(|number| format!("another snapshot has the number {number} by now, and its ref stays")),
+        );
     }
     drop(mender);
     // The copies are not needed any more, and nobody shall wait for their locks.
@@ -633,10 +628,7 @@ pub fn execute(plan: RepairPlan, options: WriterOptions, session: &Session<'_>) 
     }
     let shared = if clears || rebuilds_index || plan.pruned.is_some() {
         repo.look_elsewhere(None)?;
-        let mut cleared = clear_away(repo, &plan.rotten, &plan.superseded_loose, session, &mut not_done)?;
-        if let Some(number) = plan.pruned {
-            cleared.note_removed(number, session)?;
-        }
+        let mut cleared = clear_away(repo, plan.pruned, &plan.rotten, &plan.superseded_loose, session, &mut not_done)?;
         if rebuilds_index {
             cleared.rebuild_index(session)?;
         }
@@ -651,9 +643,10 @@ pub fn execute(plan: RepairPlan, options: WriterOptions, session: &Session<'_>) 
     Ok(RepairReport { not_done, elapsed: begun.elapsed() })
 }
 
-/// Takes the exclusive lock, and removes what is damaged and superseded.
+/// Takes the exclusive lock, notes what was `removed`, and removes what is damaged and superseded.
 fn clear_away(
     repo: SharedRepository,
+    removed: Option<u64>,
     rotten: &[Rotten],
     loose: &[ObjectId],
     session: &Session<'_>,
@@ -670,7 +663,14 @@ fn clear_away(
     let mut repo = repo.into_exclusive(session)?;
     repo.read_each_pack()?;
     let announced = repo.announce(session);
+    // Before anything counts as lost.
+    if let Some(number) = removed {
+        repo.note_removed(number, session)?;
+    }
     if clears {
+        if !repo.refs()?.lost.is_empty() {
+            marks = None;
+        }
         // Those that came in between.
         mark(&repo, &held, &mut marks, &mut marked)?;
         let stays = repo.remove_damaged_loose(loose, marks.as_ref())?;
