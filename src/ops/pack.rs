@@ -281,7 +281,7 @@ fn remove_old(repo: SharedRepository, removal: &Removal, session: &Session<'_>) 
         Err(error) => return Err(error),
     };
     let announced = repo.announce(session);
-    let (removed, result) = repo.remove_copies(removal, |_| true);
+    let (removed, result) = repo.remove_copies(removal, |_| true, session);
     drop(announced);
     result?;
     repo.rebuild_index(session)?;

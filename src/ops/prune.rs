@@ -443,7 +443,7 @@ pub fn execute(
         loose: plan.dead.iter().map(|(id, _)| *id).collect(),
         trusted: rewriting.new.iter().copied().collect(),
     };
-    let (gone, swept) = repo.remove_copies(&removal, |id| plan.marks.needs(&repo, id));
+    let (gone, swept) = repo.remove_copies(&removal, |id| plan.marks.needs(&repo, id), session);
     let tidied = repo.remove_leftovers(announced.as_ref());
     drop(announced);
     let packs_changed = !gone.packs.is_empty() || !rewriting.new.is_empty();

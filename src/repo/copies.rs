@@ -43,14 +43,10 @@ impl Repository {
     /// none is chosen, and all stay. `loose` are the loose objects, ascending.
     pub fn choose_keepers(&self, loose: &[ObjectId], is_needed: impl Fn(&ObjectId) -> bool) -> Result<Keepers> {
         let packs = self.packs()?;
-        let mut copies: HashMap<ObjectId, HashSet<Copy>> = HashMap::new();
-        for location in packs.shared_prefixes()? {
-            if let Some(id) = self.name_at(location)?
-                && is_needed(&id)
-            {
-                copies.entry(id).or_default().insert(Copy::Packed(location));
-            }
-        }
+        let in_packs = self.copies_in_packs(&is_needed)?;
+        let packed = |copies: Vec<Location>| copies.into_iter().map(Copy::Packed).collect();
+        let mut copies: HashMap<ObjectId, HashSet<Copy>> =
+            in_packs.into_iter().map(|(id, copies)| (id, packed(copies))).collect();
         for id in loose.iter().filter(|id| is_needed(id)) {
             let mut packed = self.packed_copies(*id)?.into_iter().map(Copy::Packed).peekable();
             if packed.peek().is_some() {
@@ -84,6 +80,23 @@ impl Repository {
         Ok(Keepers(keepers))
     }
 
+    /// The places in packs of all wanted objects of which packs hold several copies, as their indexes say. (Among them may
+    /// be some with one copy.)
+    pub(super) fn copies_in_packs(
+        &self,
+        is_wanted: impl Fn(&ObjectId) -> bool,
+    ) -> Result<HashMap<ObjectId, Vec<Location>>> {
+        let mut copies: HashMap<ObjectId, Vec<Location>> = HashMap::new();
+        for location in self.packs()?.shared_prefixes()? {
+            if let Some(id) = self.name_at(location)?
+                && is_wanted(&id)
+            {
+                copies.entry(id).or_default().push(location);
+            }
+        }
+        Ok(copies)
+    }
+
     /// The places in packs where the object stands, as their indexes say.
     pub fn packed_copies(&self, id: ObjectId) -> Result<Vec<Location>> {
         let mut copies = Vec::new();
@@ -98,6 +111,17 @@ impl Repository {
     /// The name of the object at a place in a pack, as far as the pack can be read.
     fn name_at(&self, location: Location) -> Result<Option<ObjectId>> {
         Ok(self.packs()?.member(location)?.map(|member| member.id))
+    }
+
+    /// Whether packs hold copies of the object, and none of them is whole.
+    pub fn is_damaged_in_packs(&self, id: ObjectId) -> Result<bool> {
+        let copies = self.packed_copies(id)?;
+        for location in &copies {
+            if self.is_whole(id, Copy::Packed(*location))? {
+                return Ok(false);
+            }
+        }
+        Ok(!copies.is_empty())
     }
 
     /// Whether a copy, read and hashed now, is what its name says.

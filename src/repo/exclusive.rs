@@ -14,12 +14,14 @@
 //!   under this lock ([`ExclusiveRepository::remove_copies`]). What another process has removed between the plan and this
 //!   lock is thereby taken into account. It is in a pack whose own index can be read, since any other pack counts as damaged
 //!   for all who come after; and the names of what stays are made durable before anything goes.
+//! - What nothing needs may be needed again. So where a copy of it goes and only damaged ones stay in packs, which a
+//!   snapshot would take for stored, it is noted as damaged before ([`ExclusiveRepository::remove_copies`]).
 //! - A rotten pack goes only if its bytes still do not give its name, and each needed object that its index names, or that
 //!   was found whole in it, is read and hashed under this lock in a place that is not rotten. If its index is damaged,
-//!   what else was in it is not known; then it goes only if every needed object stands in such a place
-//!   ([`ExclusiveRepository::remove_rotten`]).
+//!   what else was in it, and could not be read, is not known; then it goes only if every needed object stands in such a
+//!   place, as the index there says ([`ExclusiveRepository::remove_rotten`]).
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Deref;
 use std::sync::OnceLock;
 
@@ -29,6 +31,7 @@ use crate::error::{Error, Result};
 use crate::object::ObjectId;
 use crate::store::layout::RefFile;
 use crate::store::pack::{PackFile, PackName};
+use crate::store::packs::Location;
 use crate::store::staging::{self, Staging};
 use crate::store::{Lock, LockMode, layout, loose, refs, remove_if_there};
 
@@ -66,6 +69,39 @@ pub struct Rotten {
     pub name: PackName,
     /// The objects that were found whole in it.
     pub held: Vec<ObjectId>,
+}
+
+/// What goes.
+struct Going {
+    /// All packs, by slot, with the number of their objects.
+    listed: Vec<(PackName, u32)>,
+    /// By slot: whether the pack goes.
+    packs: Vec<bool>,
+    loose: BTreeSet<ObjectId>,
+    /// What was found in packs that go, besides what the indexes of all packs say.
+    held: BTreeSet<ObjectId>,
+}
+
+impl Going {
+    fn is_nothing(&self) -> bool {
+        self.loose.is_empty() && !self.packs.contains(&true)
+    }
+
+    fn packs(&self) -> impl Iterator<Item = PackName> {
+        self.listed.iter().zip(&self.packs).filter(|(_, goes)| **goes).map(|((name, _), _)| *name)
+    }
+
+    fn kept(&self) -> impl Iterator<Item = PackName> {
+        self.listed.iter().zip(&self.packs).filter(|(_, goes)| !**goes).map(|((name, _), _)| *name)
+    }
+
+    /// Whether this copy of the object is among it.
+    fn has(&self, copy: Copy, id: ObjectId) -> bool {
+        match copy {
+            Copy::Packed(location) => self.packs[location.slot as usize],
+            Copy::Loose => self.loose.contains(&id),
+        }
+    }
 }
 
 /// What is found under the name of a pack that was rotten.
@@ -127,23 +163,24 @@ impl ExclusiveRepository {
     /// Removes packs and loose objects, except those that hold the last good copy of an object that is needed; see the
     /// module. It is no error if another process has removed one. One that cannot be removed does not keep the others: the
     /// first such error is returned when all were tried. It can be interrupted between files: the next prune removes the rest.
-    pub fn remove_copies(&self, removal: &Removal, is_needed: impl Fn(&ObjectId) -> bool) -> (Removed, Result<()>) {
-        let mut removed = Removed::default();
-        let result = self.remove_what_can_go(removal, is_needed, &mut removed);
-        (removed, result)
-    }
-
-    fn remove_what_can_go(
+    pub fn remove_copies(
         &self,
         removal: &Removal,
         is_needed: impl Fn(&ObjectId) -> bool,
-        removed: &mut Removed,
-    ) -> Result<()> {
-        lock::confirm(self.repo.backend(), self.lock.as_deref())?;
+        session: &Session<'_>,
+    ) -> (Removed, Result<()>) {
+        let mut removed = Removed::default();
+        let result = self.what_can_go(removal, &is_needed).and_then(|mut going| {
+            self.note_exposed(&mut going, &is_needed, session)?;
+            self.remove(&going, &mut removed)
+        });
+        (removed, result)
+    }
+
+    /// What of this can go without the last good copy of an object that is needed.
+    fn what_can_go(&self, removal: &Removal, is_needed: &dyn Fn(&ObjectId) -> bool) -> Result<Going> {
         let packs = self.repo.packs()?;
         let listed = packs.list();
-        // By slot: whether the pack goes.
-        let mut goes: Vec<bool> = listed.iter().map(|(name, _)| removal.packs.contains(name)).collect();
         let names: HashSet<PackName> = listed.iter().map(|(name, _)| *name).collect();
         if names.len() < listed.len() {
             // A pack is no copy of itself.
@@ -153,34 +190,107 @@ impl ExclusiveRepository {
                 "this is an error in the program; please report it",
             ));
         }
-        let going_loose: HashSet<ObjectId> = removal.loose.iter().copied().collect();
-        for slot in 0..goes.len() {
-            if goes[slot] {
+        let mut going = Going {
+            packs: listed.iter().map(|(name, _)| removal.packs.contains(name)).collect(),
+            loose: removal.loose.iter().copied().collect(),
+            held: BTreeSet::new(),
+            listed,
+        };
+        for slot in 0..going.packs.len() {
+            if going.packs[slot] {
                 let index = packs.file(u32::try_from(slot).unwrap_or(u32::MAX)).and_then(|pack| pack.index());
                 let members = match index {
                     Ok(index) => index.members,
                     // What is in it is not known any more, so it stays.
                     Err(error) if error.is_unreadable() => {
-                        goes[slot] = false;
+                        going.packs[slot] = false;
                         continue;
                     }
                     Err(error) => return Err(error),
                 };
                 for member in members {
-                    if is_needed(&member.id) && !self.has_good_copy(member.id, &listed, &goes, &going_loose, removal)? {
-                        goes[slot] = false;
+                    if is_needed(&member.id) && !self.has_good_copy(member.id, &going, &removal.trusted)? {
+                        going.packs[slot] = false;
                         break;
                     }
                 }
             }
         }
-        let mut loose = Vec::new();
+        let mut loose = BTreeSet::new();
         for id in &removal.loose {
-            if !is_needed(id) || self.has_good_copy(*id, &listed, &goes, &going_loose, removal)? {
-                loose.push(*id);
+            if !is_needed(id) || self.has_good_copy(*id, &going, &removal.trusted)? {
+                loose.insert(*id);
             }
         }
-        if !loose.is_empty() || goes.contains(&true) {
+        going.loose = loose;
+        Ok(going)
+    }
+
+    /// Notes as damaged what nothing needs and of which only damaged copies in packs stay: when it is needed again it must
+    /// not be taken for stored. If there is no space to note that, what else holds it stays as well.
+    fn note_exposed(
+        &self,
+        going: &mut Going,
+        is_needed: &dyn Fn(&ObjectId) -> bool,
+        session: &Session<'_>,
+    ) -> Result<()> {
+        let exposed = self.exposed(going, is_needed)?;
+        let noted = self.repo.change_damaged(session, |noted| noted.objects.extend(exposed.keys()));
+        match noted {
+            Err(error) if error.is_full() => {
+                going.loose.retain(|id| !exposed.contains_key(id));
+                for location in exposed.values().flatten() {
+                    going.packs[location.slot as usize] = false;
+                }
+                Ok(())
+            }
+            other => other.map(|_| ()),
+        }
+    }
+
+    /// The objects that nothing needs and of which a copy goes and only damaged ones stay, with their places in packs.
+    fn exposed(
+        &self,
+        going: &Going,
+        is_needed: &dyn Fn(&ObjectId) -> bool,
+    ) -> Result<BTreeMap<ObjectId, Vec<Location>>> {
+        let mut exposed = BTreeMap::new();
+        if going.is_nothing() {
+            return Ok(exposed);
+        }
+        let in_packs = self.repo.copies_in_packs(|id| !is_needed(id))?;
+        let others = going.loose.union(&going.held).filter(|id| !is_needed(id) && !in_packs.contains_key(*id));
+        let others = others.map(|id| Ok((*id, self.repo.packed_copies(*id)?))).collect::<Result<Vec<_>>>()?;
+        for (id, copies) in in_packs.into_iter().chain(others) {
+            let staying: Vec<&Location> = copies.iter().filter(|copy| !going.has(Copy::Packed(**copy), id)).collect();
+            let is_one_less = staying.len() < copies.len() || going.loose.contains(&id) || going.held.contains(&id);
+            if is_one_less && !staying.is_empty() && !self.stays_whole(id, &staying, going)? {
+                exposed.insert(id, copies);
+            }
+        }
+        Ok(exposed)
+    }
+
+    /// Whether a copy, in these places or loose, is whole and stays.
+    fn stays_whole(&self, id: ObjectId, staying: &[&Location], going: &Going) -> Result<bool> {
+        Ok(self.is_whole_in(id, staying.iter().copied())?
+            || !going.has(Copy::Loose, id) && self.repo.is_whole(id, Copy::Loose)?)
+    }
+
+    /// Whether a copy in one of these places is whole, in a pack whose own index says that it is there.
+    fn is_whole_in<'l>(&self, id: ObjectId, places: impl IntoIterator<Item = &'l Location>) -> Result<bool> {
+        for location in places {
+            let is_readable = self.repo.packs()?.has_right_index(location.slot)?;
+            if is_readable && self.repo.is_whole(id, Copy::Packed(*location))? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn remove(&self, going: &Going, removed: &mut Removed) -> Result<()> {
+        lock::confirm(self.repo.backend(), self.lock.as_deref())?;
+        if !going.is_nothing() {
             self.secure_names()?;
         }
         let mut result = Ok(());
@@ -192,9 +302,8 @@ impl ExclusiveRepository {
             }
             is_gone
         };
-        removed.loose.extend(loose.into_iter().filter(|id| remove(&layout::object_path(*id))));
-        let names = listed.iter().zip(&goes).filter(|(_, goes)| **goes).map(|((name, _), _)| *name);
-        removed.packs.extend(names.filter(|name| remove(&name.path())));
+        removed.loose.extend(going.loose.iter().copied().filter(|id| remove(&layout::object_path(*id))));
+        removed.packs.extend(going.packs().filter(|name| remove(&name.path())));
         result
     }
 
@@ -214,26 +323,11 @@ impl ExclusiveRepository {
     }
 
     /// Whether a copy of the object stays that this process has written or that is whole.
-    fn has_good_copy(
-        &self,
-        id: ObjectId,
-        listed: &[(PackName, u32)],
-        goes: &[bool],
-        going_loose: &HashSet<ObjectId>,
-        removal: &Removal,
-    ) -> Result<bool> {
+    fn has_good_copy(&self, id: ObjectId, going: &Going, trusted: &HashSet<PackName>) -> Result<bool> {
         let copies = self.repo.packed_copies(id)?;
-        let staying = || copies.iter().filter(|location| !goes[location.slot as usize]);
-        if staying().any(|location| removal.trusted.contains(&listed[location.slot as usize].0)) {
-            return Ok(true);
-        }
-        for location in staying() {
-            let is_readable = self.repo.packs()?.has_right_index(location.slot)?;
-            if is_readable && self.repo.is_whole(id, Copy::Packed(*location))? {
-                return Ok(true);
-            }
-        }
-        Ok(!going_loose.contains(&id) && self.repo.is_whole(id, Copy::Loose)?)
+        let staying: Vec<&Location> = copies.iter().filter(|copy| !going.has(Copy::Packed(**copy), id)).collect();
+        let is_trusted = |location: &&Location| trusted.contains(&going.listed[location.slot as usize].0);
+        Ok(staying.iter().any(is_trusted) || self.stays_whole(id, &staying, going)?)
     }
 
     /// Reads the indexes of all packs, and does not believe `cache/index`.
@@ -246,7 +340,12 @@ impl ExclusiveRepository {
     /// needed; they must have noted by name ([`Reachable::note_loose`]) what the rotten packs held. Returns the packs that
     /// stay. One that another process has removed, or that was made again (the same objects in
     /// the same order give the same pack), does neither.
-    pub fn remove_rotten(&self, rotten: &[Rotten], needed: Option<&Reachable>) -> Result<Vec<PackName>> {
+    pub fn remove_rotten(
+        &self,
+        rotten: &[Rotten],
+        needed: Option<&Reachable>,
+        session: &Session<'_>,
+    ) -> Result<Vec<PackName>> {
         lock::confirm(self.repo.backend(), self.lock.as_deref())?;
         let mut still = Vec::new();
         for rotten in rotten {
@@ -259,12 +358,22 @@ impl ExclusiveRepository {
         let listed = self.repo.packs()?.list();
         // By slot.
         let is_rotten: Vec<bool> = listed.iter().map(|(name, _)| names.contains(name)).collect();
-        let (mut goes, mut stays) = (Vec::new(), Vec::new());
+        let (mut goes, mut stays) = (HashSet::new(), Vec::new());
         for (rotten, members) in still {
             self.repo.go_on()?;
-            let can_go = self.can_go(rotten, members.as_deref(), needed, &is_rotten)?;
-            if can_go { &mut goes } else { &mut stays }.push(rotten.name);
+            if self.can_go(rotten, members.as_deref(), needed, &is_rotten)? {
+                goes.insert(rotten.name);
+            } else {
+                stays.push(rotten.name);
+            }
         }
+        let packs = listed.iter().map(|(name, _)| goes.contains(name)).collect();
+        let still_going = rotten.iter().filter(|rotten| goes.contains(&rotten.name));
+        let held = still_going.flat_map(|rotten| &rotten.held).copied().collect();
+        let mut going = Going { listed, packs, loose: BTreeSet::new(), held };
+        let is_needed = |id: &ObjectId| needed.is_none_or(|needed| needed.needs(&self.repo, id));
+        self.note_exposed(&mut going, &is_needed, session)?;
+        stays.extend(going.kept().filter(|name| goes.remove(name)));
         if !goes.is_empty() {
             self.secure_names()?;
         }
@@ -282,17 +391,27 @@ impl ExclusiveRepository {
     /// Removes the files of loose objects, as far as they are damaged now and no needed object goes with them that is not
     /// whole in a pack; durably. `needed` are the marks of all refs that there are; without them everything counts as
     /// needed. Returns those that stay.
-    pub fn remove_damaged_loose(&self, loose: &[ObjectId], needed: Option<&Reachable>) -> Result<Vec<ObjectId>> {
+    pub fn remove_damaged_loose(
+        &self,
+        loose: &[ObjectId],
+        needed: Option<&Reachable>,
+        session: &Session<'_>,
+    ) -> Result<Vec<ObjectId>> {
         let mut removal = Removal::default();
         for id in loose {
             // Another process may have mended or removed it.
-            let is_there = self.repo.backend().length(&layout::object_path(*id)).is_ok();
-            if is_there && !self.repo.is_whole(*id, Copy::Loose)? {
+            match self.repo.backend().length(&layout::object_path(*id)) {
+                Err(error) if error.is_not_found() => continue,
+                // One that cannot even be asked for its length is damaged.
+                Err(error) if !error.is_unreadable() => return Err(error),
+                _ => {}
+            }
+            if !self.repo.is_whole(*id, Copy::Loose)? {
                 removal.loose.push(*id);
             }
         }
         let (gone, result) =
-            self.remove_copies(&removal, |id| needed.is_none_or(|needed| needed.needs(&self.repo, id)));
+            self.remove_copies(&removal, |id| needed.is_none_or(|needed| needed.needs(&self.repo, id)), session);
         result?;
         // Those that a prune has just removed as well.
         let shards: BTreeSet<u8> = loose.iter().map(|id| id.as_bytes()[0]).collect();
@@ -335,7 +454,8 @@ impl ExclusiveRepository {
         if members.is_some() {
             return Ok(true);
         }
-        // What else was in it is not known: so all that is needed must stand elsewhere. What is marked in a pack does.
+        // What else was in it is not known, nor could it be read: so all that is needed must stand elsewhere. What is marked in
+        // a pack does.
         let Some(needed) = needed else { return Ok(false) };
         let loose = loose::list(self.repo.backend())?.complete()?.objects;
         for id in needed.apart().filter(|id| !held.contains(id) && loose.binary_search(id).is_err()) {
@@ -348,12 +468,9 @@ impl ExclusiveRepository {
 
     /// Whether a copy that is read and hashed now is whole, loose or in a pack that is not rotten.
     fn is_whole_outside(&self, id: ObjectId, is_rotten: &[bool]) -> Result<bool> {
-        for location in self.repo.packed_copies(id)? {
-            if !is_rotten[location.slot as usize] && self.repo.is_whole(id, Copy::Packed(location))? {
-                return Ok(true);
-            }
-        }
-        self.repo.is_whole(id, Copy::Loose)
+        let copies = self.repo.packed_copies(id)?;
+        let outside = copies.iter().filter(|location| !is_rotten[location.slot as usize]);
+        Ok(self.is_whole_in(id, outside)? || self.repo.is_whole(id, Copy::Loose)?)
     }
 
     /// Removes what removed snapshots and writers that died have left. `own` is this process's staging directory.

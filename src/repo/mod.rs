@@ -8,6 +8,7 @@ mod chunks;
 mod copies;
 mod entries;
 mod exclusive;
+mod findings;
 mod init;
 mod interruptible;
 mod labels;

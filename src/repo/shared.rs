@@ -9,11 +9,12 @@ use super::mend::Mender;
 use super::objects::Elsewhere;
 use super::repack::Repacker;
 use super::write::{ObjectWriter, WriterOptions};
-use super::{Repository, Session, begin_staging, interruptible, lock};
+use super::{Repository, Session, interruptible, lock};
 use crate::error::Result;
-use crate::object::{Config, ObjectId};
-use crate::store::verified::{self, Verified};
-use crate::store::{Backend, Lock, LockMode, damaged, layout, remove_if_there};
+use crate::object::Config;
+use crate::store::damaged::Damaged;
+use crate::store::verified::Verified;
+use crate::store::{Backend, Lock, LockMode, layout, remove_if_there};
 
 /// A repository with its shared lock: nothing in it is removed while this is held.
 #[derive(Debug)]
@@ -64,20 +65,18 @@ impl SharedRepository {
         LabelsWriter::begin(&self.repo, self.lock.as_deref(), session)
     }
 
-    /// Records which objects are damaged, so that a snapshot which meets one of them stores it again. What was recorded
-    /// before is replaced.
-    pub fn record_damaged(&self, session: &Session<'_>, objects: &[ObjectId]) -> Result<()> {
-        let backend = self.repo.backend();
-        if objects.is_empty() && damaged::read(backend)?.is_nothing() {
-            return Ok(());
-        }
-        damaged::write(backend, &begin_staging(backend, session)?, objects)
+    /// Changes what is noted as damaged, so that a snapshot which meets it stores it again; returns what is noted then.
+    pub fn change_damaged(&self, session: &Session<'_>, change: impl Fn(&mut Damaged)) -> Result<Damaged> {
+        self.repo.change_damaged(session, change)
     }
 
-    /// Records when packs were found whole, in place of what was recorded before.
-    pub fn record_verified(&self, session: &Session<'_>, packs: &Verified) -> Result<()> {
-        let backend = self.repo.backend();
-        verified::write(backend, &begin_staging(backend, session)?, self.repo.place(), packs)
+    /// Changes what is noted of packs that were found whole, given what is noted as damaged; returns what is noted then.
+    pub fn change_verified(
+        &self,
+        session: &Session<'_>,
+        change: impl Fn(&mut Verified, &Damaged) -> Result<()>,
+    ) -> Result<Verified> {
+        self.repo.change_verified(session, change)
     }
 
     /// Removes the index of all packs, which covers packs that cannot be used: a snapshot must not rely on what only this

@@ -40,7 +40,7 @@ use jiff::Timestamp;
 
 use super::labels::LabelsWriter;
 use super::seen::{SeenReader, SeenWriter, SourceId};
-use super::{Copy, Repository, Session, begin_writing, lock};
+use super::{Repository, Session, begin_writing, lock};
 use crate::error::{Error, Result};
 use crate::object::{Added, Labels, ObjectId, Snapshot, Tree, is_zeros};
 use crate::store::batch::{Batch, SyncMethod};
@@ -273,6 +273,10 @@ impl<'r> ObjectWriter<'r> {
         let is_damaged = self.is_damaged(id)?;
         if !is_damaged && self.packs.holds(id)? {
             self.reused_packs.store(true, Ordering::Relaxed);
+            if self.recorded.is_doubtful {
+                // It was read, and need not be again.
+                shard.objects.insert(id, Presence::Settled);
+            }
             return Ok(false);
         }
         shard.objects.insert(id, Presence::Settled);
@@ -288,17 +292,13 @@ impl<'r> ObjectWriter<'r> {
     }
 
     /// Whether the last check found the object damaged or missing, and no pack holds a whole copy of it now: it may have been
-    /// stored again since.
+    /// stored again since. Where it is not known what the check found, what is in packs is read as well.
     fn is_damaged(&self, id: ObjectId) -> Result<bool> {
-        if !self.damaged.lock().unwrap_or_else(PoisonError::into_inner).remove(&id) {
+        let is_named = self.damaged.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        if !is_named && !self.recorded.is_doubtful {
             return Ok(false);
         }
-        for location in self.repo.packed_copies(id)? {
-            if self.repo.is_whole(id, Copy::Packed(location))? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        Ok(self.repo.is_damaged_in_packs(id)? || is_named && self.repo.packed_copies(id)?.is_empty())
     }
 
     /// Takes an object that is new, unless packs are written.
@@ -397,15 +397,15 @@ impl<'r> ObjectWriter<'r> {
     }
 
     /// Forgets the damage that this run has met and mended; not what a check has found meanwhile.
-    fn heal(&self) -> Result<()> {
+    fn heal(&self, session: &Session<'_>) -> Result<()> {
         let left = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
         let mended: HashSet<ObjectId> = self.recorded.objects.difference(&left).copied().collect();
         drop(left);
         if mended.is_empty() {
             return Ok(());
         }
-        let now: Vec<ObjectId> = damaged::read(self.repo.backend())?.objects.difference(&mended).copied().collect();
-        damaged::write(self.repo.backend(), &self.staging, &now)
+        let forget = |noted: &mut Damaged| noted.objects.retain(|id| !mended.contains(id));
+        self.repo.change_damaged(session, forget).map(|_| ())
     }
 
     /// What the last snapshot of a source saw, if that is known and can be relied on. While objects are known to be damaged,
@@ -479,7 +479,7 @@ impl<'r> ObjectWriter<'r> {
                 )
             })?;
         }
-        if self.heal().is_err() {
+        if self.heal(session).is_err() {
             // What is named as damaged and is not any more costs time, until the next check.
         }
         if seen.is_some_and(|seen| seen.publish(self.repo.backend(), snapshot.tree, snapshot.end).is_err()) {

@@ -109,7 +109,7 @@ fn bringing_back_lost_refs_can_stop_anywhere() {
         base.sync_all().unwrap();
         let counted = FaultBackend::new(Arc::new(base.crash(Crash::KeepAll)), Plan::None);
         repair_with(counted.clone(), from, PACKED).unwrap();
-        let sweep = Sweep::new(&next, 1);
+        let sweep = Sweep::new(&next, 0);
         for (n, step) in (1..).zip(counted.log()) {
             for plan in [Plan::FailOnce(n), Plan::FailFrom(n)] {
                 let memory = base.crash(Crash::KeepAll);

@@ -3,6 +3,7 @@
 mod backend_conformance;
 mod changes;
 mod cli;
+mod damage_record;
 mod disks;
 mod extents;
 mod flips;

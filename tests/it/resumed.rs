@@ -47,6 +47,20 @@ fn staged(repo: &Path) -> u64 {
     files.filter_map(|entry| entry.metadata().ok()).filter(fs::Metadata::is_file).map(|meta| meta.len()).sum()
 }
 
+/// Makes a repository, begins a snapshot and kills it as soon as the repository looks so. Where it has ended before it was
+/// killed it is tried again.
+fn kill_in_new(world: &World, repo: &str, options: &[&str], when: impl Fn(&Path) -> bool) {
+    for _ in 0..20 {
+        world.ok(["init", "-r", repo]);
+        kill_when(world, repo, options, &when);
+        if world.ok(["list", "--json", "-r", repo]).json().is_empty() {
+            return;
+        }
+        fs::remove_dir_all(world.path(repo)).unwrap();
+    }
+    panic!("{repo}: each time the snapshot was done before it was killed");
+}
+
 /// Begins a snapshot and kills it as soon as the repository looks so, or it has ended.
 fn kill_when(world: &World, repo: &str, options: &[&str], when: impl Fn(&Path) -> bool) {
     let mut command = world.command();
@@ -78,14 +92,8 @@ fn what_a_killed_snapshot_had_complete_is_not_stored_again() {
     let mut reused = 0;
     for kill_at in [0, 1, 7, all - 2] {
         let repo = format!("repo{kill_at}");
-        world.ok(["init", "-r", &repo]);
         let path = world.path(&repo);
-        kill_when(&world, &repo, &options, |repo| packs(repo).len() >= kill_at && staged(repo) > PACK / 4);
-        let listed = world.ok(["list", "--json", "-r", &repo]).json();
-        if !listed.is_empty() {
-            // It was done before it was killed.
-            continue;
-        }
+        kill_in_new(&world, &repo, &options, |repo| packs(repo).len() >= kill_at && staged(repo) > PACK / 4);
         let (before, objects) = (packs(&path), packed_objects(&path));
         assert!(before.len() >= kill_at);
 
@@ -129,14 +137,10 @@ fn a_snapshot_that_is_killed_again_and_again_comes_to_its_end() {
 #[test]
 fn what_a_killed_snapshot_left_can_be_pruned() {
     let (world, _) = bed();
-    world.init(&[]);
     let repo = world.path("repo");
     let options = [&format!("--pack-size={PACK}")[..], "--loose-limit=0"];
-    kill_when(&world, "repo", &options, |repo| packs(repo).len() >= 4 && staged(repo) > 0);
+    kill_in_new(&world, "repo", &options, |repo| packs(repo).len() >= 4 && staged(repo) > 0);
     assert!(packs(&repo).len() >= 4);
-    if !world.numbers().is_empty() {
-        return;
-    }
     world.clean();
     let planned = world.ok(["prune", "-r", "repo", "--unreferenced", "--allow-empty", "--dry-run", "--json"]);
     assert!(!planned.json().is_empty());
@@ -151,13 +155,12 @@ fn what_a_killed_snapshot_left_can_be_pruned() {
 fn before_the_first_pack_is_complete_nothing_is_left_of_a_killed_snapshot() {
     // As it is for whoever uses the program: packs are larger than all there is.
     let (world, state) = bed();
-    world.init(&[]);
     let repo = world.path("repo");
     for at in [0, 4 << 20, 20 << 20] {
-        kill_when(&world, "repo", &[], |repo| staged(repo) > at);
-        if !world.numbers().is_empty() {
-            return;
+        if repo.exists() {
+            fs::remove_dir_all(&repo).unwrap();
         }
+        kill_in_new(&world, "repo", &[], |repo| staged(repo) > at);
         assert_eq!(packs(&repo), BTreeSet::new());
         assert_eq!(world.objects("repo").len(), 0);
     }

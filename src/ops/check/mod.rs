@@ -150,6 +150,9 @@ pub fn check(repo: &SharedRepository, options: &CheckOptions, session: &Session<
     let threads = parallel::pool(options.threads)?;
     let refs = repo.refs()?;
     let listing = repo.snapshots()?;
+    let mut damaged_before = damaged::read(repo.backend())?;
+    // What is doubtful is settled by who reads everything.
+    damaged_before.is_doubtful &= options.extent == Extent::Everything;
     let loose = loose::list(repo.backend())?;
     let verified_before = verified::read(repo.backend(), repo.place(), session.start)?;
     let contents = threads.install(|| read::read(repo, &loose.objects, &options.extent, &verified_before, progress))?;
@@ -168,19 +171,24 @@ pub fn check(repo: &SharedRepository, options: &CheckOptions, session: &Session<
         ..report.leftovers
     };
     let forgotten = if contents.index_misleads { repo.forget_index() } else { Ok(()) };
-    let still_damaged = unread(repo, &contents, &damaged::read(repo.backend())?.objects)?;
+    let still_damaged = unread(repo, &contents, &damaged_before.objects)?;
     report.unread_damaged = still_damaged.len() as u64;
-    let to_record = to_store_again(&contents, &report.damaged, still_damaged);
-    report.not_recorded = repo.record_damaged(session, &to_record).and(forgotten).err();
+    let found = to_store_again(&contents, &report.damaged, still_damaged);
+    let noted = repo.change_damaged(session, |noted| noted.replace(&damaged_before, &found));
+    report.not_recorded = noted.err().or(forgotten.err());
     report.damaged_packs = contents.damaged_packs;
-    let mut verified = verified_before.clone();
-    verified.note(&contents.whole_packs, session.start);
-    let doubtful = doubtful_packs(repo, &report)?;
     let listed: HashSet<PackName> = repo.packs()?.list().into_iter().map(|(pack, _)| pack).collect();
-    verified.retain(|pack| listed.contains(pack) && !doubtful.contains(pack));
-    if verified != verified_before {
-        report.not_remembered = repo.record_verified(session, &verified).err();
-    }
+    let remembered = repo.change_verified(session, |verified, noted| {
+        // Of what another check has said meanwhile this one does not know better.
+        let is_own = |pack: &PackName| verified.last(*pack) == verified_before.last(*pack);
+        let own: Vec<PackName> = contents.whole_packs.iter().copied().filter(is_own).collect();
+        verified.note(&own, session.start);
+        let damaged = found.iter().chain(&noted.objects);
+        let doubtful = doubtful_packs(repo, &report.damaged_packs, damaged)?;
+        verified.retain(|pack| listed.contains(pack) && !doubtful.contains(pack));
+        Ok(())
+    });
+    report.not_remembered = remembered.err();
     report.elapsed = begun.elapsed();
     Ok(report)
 }
@@ -272,9 +280,13 @@ fn to_store_again(
 }
 
 /// The packs that are damaged, or hold something that is.
-fn doubtful_packs(repo: &Repository, report: &CheckReport) -> Result<HashSet<PackName>> {
-    let mut packs: HashSet<PackName> = report.damaged_packs.iter().map(|(pack, _)| *pack).collect();
-    for id in report.damaged.keys() {
+fn doubtful_packs<'o>(
+    repo: &Repository,
+    damaged: &[(PackName, String)],
+    objects: impl Iterator<Item = &'o ObjectId>,
+) -> Result<HashSet<PackName>> {
+    let mut packs: HashSet<PackName> = damaged.iter().map(|(pack, _)| *pack).collect();
+    for id in objects {
         // Or something whose name begins the same: then one pack more is read the next time.
         for location in repo.packs()?.find(*id)? {
             packs.insert(repo.packs()?.name(location.slot));

@@ -66,8 +66,9 @@ use crate::repo::{
     Elsewhere, ExclusiveRepository, Reachable, Repository, Rotten, Session, SharedRepository, SnapshotListing,
     WriterOptions,
 };
+use crate::store::damaged::{self, Damaged};
 use crate::store::pack::{PackName, Salvage};
-use crate::store::{Backend, damaged, loose};
+use crate::store::{Backend, loose};
 
 /// Where to look, and what to do.
 #[derive(Debug, Default)]
@@ -124,6 +125,8 @@ pub struct RepairPlan {
     found: BTreeMap<ObjectId, Found>,
     as_loose: bool,
     rotten: Vec<Rotten>,
+    /// What `cache/damaged` said before everything was read, and what it is to say instead.
+    recorded: Damaged,
     still_damaged: Vec<ObjectId>,
 }
 
@@ -172,6 +175,7 @@ pub fn plan(
     repo.look_elsewhere(None)?;
     let loose = loose::list(repo.backend())?;
     let mut brought = Documents::find(&repo, &copies, &loose.objects)?;
+    let recorded = damaged::read(repo.backend())?;
     let mut contents = pool.install(|| check::read_everything(&repo, &loose.objects, session.progress))?;
     let (salvages, untouchable) = pool.install(|| salvage(&repo, &contents));
     let rotten = salvages.iter().map(Salvage::name).collect();
@@ -230,7 +234,6 @@ pub fn plan(
     remaining.damaged_packs = contents.damaged_packs.iter().filter(|(name, _)| stays(name)).cloned().collect();
     repo.go_on()?;
     let still_damaged: Vec<ObjectId> = remaining.damaged.keys().copied().collect();
-    let recorded = damaged::read(repo.backend())?;
     let path_of = |copy: usize| origins.copies[copy].backend().describe("");
     Ok(RepairPlan {
         config: config.as_ref().map(|config| path_of(config.copy)),
@@ -255,6 +258,7 @@ pub fn plan(
         pack_origins: taken.packs.iter().map(|pack| (pack.copy, pack.name)).collect(),
         found,
         as_loose,
+        recorded,
         still_damaged,
         origins: Arc::clone(&origins),
         backend,
@@ -600,12 +604,7 @@ pub fn execute(plan: RepairPlan, options: WriterOptions, session: &Session<'_>) 
     }
     // Before the refs: a snapshot must not rely on what one of them still lacks. What is damaged until it is removed stays
     // recorded as long: it may not come to that.
-    let mut recorded = damaged::read(repo.backend())?;
-    let known = recorded.objects.len();
-    recorded.objects.extend(&plan.still_damaged);
-    if !recorded.is_doubtful && recorded.objects.len() > known {
-        repo.record_damaged(session, &recorded.objects.into_iter().collect::<Vec<_>>())?;
-    }
+    repo.change_damaged(session, |noted| noted.objects.extend(&plan.still_damaged))?;
     if let Some(mender) = &mender
         && not_done.is_empty()
     {
@@ -638,7 +637,14 @@ pub fn execute(plan: RepairPlan, options: WriterOptions, session: &Session<'_>) 
     };
     if plan.record_is_old && not_done.is_empty() {
         let repo = shared.map_or_else(|| SharedRepository::open(plan.backend, session), Ok)?;
-        repo.record_damaged(session, &plan.still_damaged)?;
+        // But for what was whole only in what went, if nothing needs it.
+        let mut damaged = plan.still_damaged;
+        for id in &plan.recorded.objects {
+            if repo.is_damaged_in_packs(*id)? {
+                damaged.push(*id);
+            }
+        }
+        repo.change_damaged(session, |noted| noted.replace(&plan.recorded, &damaged))?;
     }
     Ok(RepairReport { not_done, elapsed: begun.elapsed() })
 }
@@ -673,10 +679,10 @@ fn clear_away(
         }
         // Those that came in between.
         mark(&repo, &held, &mut marks, &mut marked)?;
-        let stays = repo.remove_damaged_loose(loose, marks.as_ref())?;
+        let stays = repo.remove_damaged_loose(loose, marks.as_ref(), session)?;
         not_done
             .extend(stays.iter().map(|id| format!("the damaged file of object {id} stays: no copy is whole by now")));
-        let stays = repo.remove_rotten(rotten, marks.as_ref())?;
+        let stays = repo.remove_rotten(rotten, marks.as_ref(), session)?;
         not_done.extend(stays.iter().map(|name| format!("{name} stays: something needed stands in it alone by now")));
     }
     drop(announced);
