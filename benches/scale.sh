@@ -182,7 +182,6 @@ file() {
     begin $((file_mib * 9 / 4 + 1024))
     head -c "${file_mib}M" /dev/urandom >"$source/image"
     settle
-    if command -v b3sum >/dev/null; then again file "$file_mib" b3sum b3sum "$source/image"; fi
     storing file "$file_mib" first "${tool[@]}" snapshot "$source"
     again file "$file_mib" unchanged "${tool[@]}" snapshot "$source"
     python3 - "$source/image" <<'PYTHON'
@@ -195,6 +194,10 @@ with open(sys.argv[1], "r+b") as image:
         image.seek(random.randrange(length // 4096) * 4096)
         image.write(random.randbytes(4096))
 PYTHON
+    # As long as it takes to write the first snapshot, the file may have left the page cache.
+    sync
+    warm "$source"
+    if command -v b3sum >/dev/null; then again file "$file_mib" b3sum b3sum "$source/image"; fi
     storing file "$file_mib" writes "${tool[@]}" snapshot "$source"
     echo "file: done" >&2
 }

@@ -6,7 +6,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -320,6 +320,12 @@ impl SourceFile {
     /// Reads from byte `offset` until the buffer is full or the file ends, and returns how much was read.
     pub fn fill_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
         read_full(&self.path, buffer, |part, at| self.file.read_at(part, offset + at))
+    }
+
+    /// Has [`SourceFile::fill`] go on at byte `offset`.
+    pub fn go_to(&mut self, offset: u64) -> Result<()> {
+        let moved = self.file.seek(SeekFrom::Start(offset));
+        moved.map(|_| ()).map_err(|error| Error::io("read the file", &self.path, error))
     }
 
     /// Reads until the buffer is full or the file ends, and returns how much was read.

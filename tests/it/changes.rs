@@ -1006,10 +1006,13 @@ fn assert_cut_as_if_new(bench: &Bench, case: &str) {
     assert_eq!(known.tree, anew.tree, "{case}");
 }
 
+/// Several parts, and several runs of what is as it was.
+const LARGE: usize = 60 << 20;
+
 #[test]
 fn a_large_file_that_has_changed_is_cut_where_it_would_be_if_it_were_new() {
     let bench = Bench::new();
-    let mut content = noise(1, 20 << 20);
+    let mut content = noise(1, LARGE);
     content[9_000_000..12_000_000].fill(0);
     content[15_000_000..15_500_000].fill(7);
     bench.write("large", &content);
@@ -1027,7 +1030,7 @@ fn a_large_file_that_has_changed_is_cut_where_it_would_be_if_it_were_new() {
             0 => cuts[1..].iter().step_by(5).for_each(|cut| content[*cut] ^= 0x55),
             // So has the last one before it.
             1 => cuts[1..].iter().step_by(5).for_each(|cut| content[*cut - 1] ^= 0x55),
-            2 => (0..3).for_each(|_| content[next(20 << 20)] ^= 1),
+            2 => (0..3).for_each(|_| content[next(LARGE)] ^= 1),
             3 => drop(content.splice(at..at, noise(3, next(100_000)))),
             4 => drop(content.drain(at..content.len().min(at + next(300_000)))),
             // The last chunk goes on.
@@ -1035,7 +1038,7 @@ fn a_large_file_that_has_changed_is_cut_where_it_would_be_if_it_were_new() {
             6 => content.truncate(cuts[cuts.len() - 1 - next(3)] + next(2)),
             _ => content[at..].iter_mut().take(500_000).for_each(|byte| *byte = 0),
         }
-        content.resize(content.len().max(20 << 20), 9);
+        content.resize(content.len().max(LARGE), 9);
         bench.write("large", &content);
         assert_cut_as_if_new(&bench, &format!("round {round}"));
     }

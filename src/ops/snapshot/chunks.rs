@@ -5,6 +5,8 @@
 //! first, where they were; it is cut anew only where that does not give their names. (Behind an insertion it never does,
 //! so where all of a part was tried in vain, of the parts behind it only the first chunks are.)
 //!
+//! Where most of a part was as it was, what comes behind it is looked at without being cut at all ([`PastChunks::run`]).
+//!
 //! # Why the cuts are those that would have been found
 //!
 //! A chunk is taken over if it and the one behind it are what they were. The cut between the two was found in the bytes of
@@ -18,10 +20,11 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
+use super::past::PastChunks;
 use crate::error::Result;
-use crate::object::{BlobId, ChunkSizes, Chunker, Content};
+use crate::object::{BlobId, Chunker};
 use crate::ops::parallel::{Ahead, Helpers};
-use crate::repo::{ChunkAt, Chunks, ObjectWriter, Repository};
+use crate::repo::{ChunkAt, ObjectWriter};
 
 /// One thread stores about so many bytes of neighbouring chunks at a time: half a frame.
 pub(super) const STRETCH: usize = 2 << 20;
@@ -29,49 +32,6 @@ pub(super) const STRETCH: usize = 2 << 20;
 /// So many neighbouring chunks that a file had are hashed by one thread, or more; and so many are tried at all where those
 /// before were tried in vain.
 const TRIED_AT_ONCE: usize = 8;
-
-/// What a file held when it was stored last: its length in bytes, and where it is.
-pub(in crate::ops) type Past = (u64, Content);
-
-/// The chunks that a file had, from some offset on.
-pub(super) struct PastChunks<'r> {
-    sizes: ChunkSizes,
-    /// Nothing when no more are known.
-    rest: Option<Chunks<'r>>,
-    /// Those that are read already.
-    read: VecDeque<ChunkAt>,
-    /// Whether none was the same in the last part.
-    in_vain: bool,
-}
-
-impl<'r> PastChunks<'r> {
-    pub(super) fn of(repo: &'r Repository, past: Option<Past>) -> Self {
-        let rest = match past {
-            Some((size, Content::Chunks { list, depth })) => Some(repo.chunks(list, depth, size)),
-            _ => None,
-        };
-        Self { sizes: repo.config().chunks, rest, read: VecDeque::new(), in_vain: false }
-    }
-
-    /// Those that begin between two offsets. Neither may be before what it was the last time.
-    fn between(&mut self, from: u64, to: u64) -> Vec<ChunkAt> {
-        while self.read.back().is_none_or(|last| last.offset + last.length < to) {
-            // No chunker made a list with others, but for the last one of a file; and it could fill the memory.
-            let is_possible =
-                |chunk: &ChunkAt| (self.sizes.minimum() as u64..=self.sizes.maximum() as u64).contains(&chunk.length);
-            let next = self.rest.as_mut().and_then(Iterator::next).and_then(Result::ok).filter(is_possible);
-            let Some(chunk) = next else {
-                // What comes after something that cannot be read is not behind what was read last.
-                self.rest = None;
-                break;
-            };
-            self.read.push_back(chunk);
-        }
-        let passed = self.read.partition_point(|chunk| chunk.offset < from);
-        self.read.drain(..passed);
-        self.read.iter().copied().collect()
-    }
-}
 
 /// A chunk that was stored, and its length in bytes.
 pub(super) type Stored = (BlobId, usize);
@@ -149,14 +109,15 @@ impl<'a> Part<'a> {
     /// The chunks that the file had and has still.
     fn taken_over(&self, writer: &ObjectWriter<'_>, past: &mut PastChunks<'_>) -> Vec<ChunkAt> {
         let mut known = past.between(self.offset, self.offset + self.place.len() as u64);
-        if past.in_vain {
+        if past.in_vain() {
             known.truncate(TRIED_AT_ONCE);
         }
         let is_same = |chunk: &ChunkAt| self.at(chunk).is_some_and(|bytes| writer.name(bytes) == chunk.blob.object());
         let are_same: Vec<bool> = known.par_iter().with_min_len(TRIED_AT_ONCE).map(is_same).collect();
-        past.in_vain = !are_same.contains(&true);
+        let (tried, same) = (known.len(), are_same.iter().filter(|is_same| **is_same).count());
         let mut pairs = are_same.windows(2).map(|pair| pair[0] && pair[1]);
         known.retain(|_| pairs.next() == Some(true));
+        past.learn(tried, same, &known);
         known
     }
 
@@ -210,9 +171,9 @@ impl<'scope, 'w> Stretches<'scope, 'w> {
     }
 
     /// What the stretches become that are left.
-    pub(super) fn rest(self) -> impl Iterator<Item = Result<Vec<Stored>>> {
+    pub(super) fn rest(&mut self) -> impl Iterator<Item = Result<Vec<Stored>>> {
         // A thread that is gone without a result has panicked, and that ends the program.
-        self.stored.into_iter().filter_map(Ahead::finish)
+        self.stored.drain(..).filter_map(Ahead::finish)
     }
 }
 
@@ -234,12 +195,15 @@ fn store_stretch(writer: &ObjectWriter<'_>, bytes: &[u8], chunks: &[Chunk]) -> R
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::time::Duration;
 
     use jiff::Timestamp;
 
     use super::*;
-    use crate::object::{HashAlgorithm, ListId};
+    use crate::fs::SourceDir;
+    use crate::object::{ChunkSizes, Content, HashAlgorithm, ListId, Name};
+    use crate::ops::snapshot::past::Past;
     use crate::progress::{Interruption, Silent};
     use crate::repo::{self, InitOptions, Session, SharedRepository, WriterOptions};
     use crate::store::{MemoryBackend, codec, layout};
@@ -317,6 +281,46 @@ mod tests {
     }
 
     #[test]
+    fn runs_end_where_something_has_changed_and_begin_again_behind_it() {
+        let mut content = noise(20 * LENGTH);
+        let (repo, past) = with_list(&content, LENGTH);
+        let dir = tempfile::tempdir().unwrap();
+        let session = session();
+        let writer = repo.writer(&session, WriterOptions::default()).unwrap();
+        // How many chunks each run has, and how long what has changed seems to be behind them.
+        let runs = |content: &[u8], length: usize, cuts: &[usize]| {
+            fs::write(dir.path().join("file"), content).unwrap();
+            let source = SourceDir::open(dir.path()).unwrap().open_file(&Name::new(*b"file").unwrap()).unwrap();
+            let mut past = PastChunks::of(&repo, Some(past));
+            let run = |cut: &usize| {
+                let run = past
+                    .run(&writer, &source, (cut * LENGTH) as u64..length as u64, cut.is_multiple_of(2))
+                    .ok()
+                    .unwrap();
+                assert!(run.iter().all(|(_, length)| *length == LENGTH));
+                (run.len(), past.gap() / LENGTH as u64)
+            };
+            cuts.iter().map(run).collect::<Vec<_>>()
+        };
+        assert_eq!(runs(&content, content.len(), &[0, 19]), [(19, 0), (0, 0)], "behind the last one there is none");
+        content[10 * LENGTH] ^= 1;
+        assert_eq!(runs(&content, content.len(), &[0, 9, 11]), [(9, 0), (0, 2), (8, 2)]);
+        content[0] ^= 1;
+        assert_eq!(runs(&content, content.len(), &[0, 1]), [(0, 1), (8, 1)]);
+        content[0] ^= 1;
+        // It is shorter than it was, or than it was when it was looked at.
+        assert_eq!(runs(&content, 5 * LENGTH + 1, &[0]), [(4, 0)]);
+        assert_eq!(runs(&content[..=5 * LENGTH], content.len(), &[0]), [(4, 0)]);
+        // Where no chunk began there is nothing to be had, nor later.
+        let mut past = PastChunks::of(&repo, Some(past));
+        let source = SourceDir::open(dir.path()).unwrap().open_file(&Name::new(*b"file").unwrap()).unwrap();
+        for cut in [1, LENGTH] {
+            assert_eq!(past.run(&writer, &source, cut as u64..content.len() as u64, false).ok().unwrap(), []);
+        }
+        assert!(!past.promises());
+    }
+
+    #[test]
     fn behind_a_part_in_which_nothing_is_as_it_was_little_is_tried() {
         let content = noise(40 * LENGTH);
         let (repo, past) = with_list(&content, LENGTH);
@@ -352,7 +356,7 @@ mod tests {
             let mut past = PastChunks::of(&repo, Some(past));
             let lengths = stored(&repo, &content, 0, &mut past);
             assert_eq!(lengths, stored(&repo, &content, 0, &mut PastChunks::of(&repo, None)));
-            assert!(past.read.is_empty() && past.rest.is_none());
+            assert_eq!(past.between(0, u64::MAX), [], "none of it is held");
         }
     }
 }

@@ -8,6 +8,7 @@ mod assemble;
 mod chunks;
 mod compare;
 mod look;
+mod past;
 mod read;
 pub(super) mod walk;
 

@@ -7,7 +7,8 @@ use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::chunks::{Part, Past, PastChunks, STRETCH, Stored, Stretches};
+use super::chunks::{Part, STRETCH, Stored, Stretches};
+use super::past::{Past, PastChunks};
 use super::walk::FileToRead;
 use crate::error::{Error, Result};
 use crate::fs::{SourceFile, SourceKind, Stat};
@@ -41,7 +42,7 @@ pub(super) enum Outcome {
 }
 
 /// An error of the source stays with its file; one of the repository ends the run.
-enum Failure {
+pub(super) enum Failure {
     Source(Error),
     Repository(Error),
 }
@@ -130,6 +131,8 @@ fn read_content(
     expected: Stat,
     past: Option<Past>,
 ) -> Result<(u64, Content), Failure> {
+    // What claims to be empty and is not may be something in which one cannot go to and fro.
+    let past = past.filter(|_| expected.size > 0);
     let sizes = reader.chunker.sizes();
     let mut buffer = Buffer::new(expected.size, PART + sizes.maximum());
     let writer = blobs.writer();
@@ -163,7 +166,7 @@ fn read_content(
 }
 
 /// Stores a large file part by part. While one is cut, the next one is read, and its stretches are stored by other threads, if
-/// they may. `note` learns what each stretch has become, in order.
+/// they may; but what is probably as it was is not read in parts at all. `note` learns what each stretch has become, in order.
 fn store_parts(
     writer: &ObjectWriter<'_>,
     reader: &Reader,
@@ -187,7 +190,8 @@ fn store_parts(
             }
             // Not by `join`: who waits for the other thread there begins to store a stretch, and meanwhile nobody makes more of
             // them.
-            let following = (!buffer.ended).then(|| buffer.following(longest)).map(|mut following| {
+            let reads_ahead = !buffer.ended && !past.promises();
+            let following = reads_ahead.then(|| buffer.following(longest, u64::MAX)).map(|mut following| {
                 Ahead::offer_to(&helpers, move || {
                     following.fill(&mut source.lock().unwrap_or_else(PoisonError::into_inner), repo)?;
                     Ok(following)
@@ -197,7 +201,27 @@ fn store_parts(
             while let Some(stored) = stretches.first_stored() {
                 note(stored)?;
             }
-            match following.and_then(Ahead::finish) {
+            if buffer.ended {
+                break Ok(());
+            }
+            let Some(following) = following else {
+                stretches.rest().try_for_each(&mut note)?;
+                let source = &mut source.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut at = buffer.offset + length as u64;
+                loop {
+                    let run = past.run(writer, source, at..buffer.end(), shared_out.is_some())?;
+                    if run.is_empty() {
+                        break;
+                    }
+                    at += run.iter().map(|(_, length)| *length as u64).sum::<u64>();
+                    note(Ok(run))?;
+                }
+                // Behind a change it is cut anew until it is seen to be as it was.
+                let most = if past.promises() { past.gap() + 2 * longest as u64 } else { u64::MAX };
+                buffer.go_to(at, most, source, repo)?;
+                continue;
+            };
+            match following.finish() {
                 Some(Ok(following)) => buffer.go_on(length, following),
                 Some(Err(error)) => break Err(error),
                 None => break Ok(()),
@@ -269,14 +293,31 @@ impl Buffer {
         Ok(())
     }
 
-    /// For what follows, with room before it for what is left of this, which is at most `room` bytes.
-    fn following(&mut self, room: usize) -> Self {
+    /// For what follows, `most` bytes or a part, with room before it for what is left of this, which is at most `room` bytes.
+    fn following(&mut self, room: usize, most: u64) -> Self {
         let unused = self.spare.iter_mut().position(|memory| Arc::get_mut(memory).is_some());
         let mut memory = unused.map_or_else(Arc::default, |at| self.spare.swap_remove(at));
-        let length = usize::try_from(self.left).unwrap_or(self.longest).min(self.longest - room);
+        let length = usize::try_from(self.left.min(most)).unwrap_or(self.longest).min(self.longest - room);
         Arc::make_mut(&mut memory).resize(room + PAGE + length, 0);
         let room = room + memory[room..].as_ptr().align_offset(PAGE);
         Self { memory, start: room, filled: room, spare: mem::take(&mut self.spare), ..*self }
+    }
+
+    /// The length of the file, as far as it is read.
+    fn end(&self) -> u64 {
+        self.offset + self.bytes().len() as u64 + self.left
+    }
+
+    /// Goes on at a later offset of the file, with `most` bytes that are read there, or a part.
+    fn go_to(&mut self, offset: u64, most: u64, source: &mut SourceFile, repo: &Repository) -> Result<(), Failure> {
+        source.go_to(offset).map_err(Failure::Source)?;
+        self.left = self.end() - offset;
+        let mut following = self.following(0, most);
+        following.offset = offset;
+        following.fill(source, repo)?;
+        let before = mem::replace(self, following);
+        self.spare.push(before.memory);
+        Ok(())
     }
 
     /// Goes on behind the first `length` bytes with those that are left, and what follows.

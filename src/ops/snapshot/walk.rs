@@ -13,9 +13,9 @@ use std::vec;
 
 use rayon::ThreadPool;
 
-use super::chunks::Past;
 use super::compare::{KnownDir, KnownFile};
 use super::look::{BESIDE, BLOCK, Bounds, Listed, Look, Opened, OpenedAhead, OpenedDir, PIECE_DIRS, Permit};
+use super::past::Past;
 use crate::error::{Error, Result};
 use crate::fs::{Identity, SourceDir, SourceEntry, SourceKind, Stat};
 use crate::object::Name;
