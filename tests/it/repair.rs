@@ -559,7 +559,7 @@ fn copies_that_disagree_with_each_other_give_refs_of_one_history() {
     }
     lose_refs(&memory);
     let plan = repair_plan(memory, Repairing { copies: &[one, other], ..Repairing::default() }, USUAL).unwrap();
-    let numbers: Vec<_> = plan.refs.iter().map(|(number, _)| *number).collect();
+    let numbers: Vec<_> = plan.refs.iter().map(|brought| brought.number).collect();
     assert_eq!(numbers, [1, 2, 3, 4], "5 is of a copy that has another 4");
 }
 

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use backuptool::error::number_ranges;
 use backuptool::object::{ObjectId, display_bytes, display_path};
 use backuptool::ops;
-use backuptool::ops::repair::{self, RepairOptions, RepairPlan, Whence};
+use backuptool::ops::repair::{self, Brought, RepairOptions, RepairPlan, Whence};
 use backuptool::repo::{self, Session, WriterOptions};
 use backuptool::{Error, Result};
 use serde_json::{Value, json};
@@ -84,19 +84,19 @@ fn plan_text(plan: &RepairPlan) -> String {
     if let Some(from) = &plan.config {
         line(format!("would bring back config.json from {}", display_path(from)));
     }
-    for (pack, from) in &plan.packs {
-        line(format!("would bring back {pack} from {}", display_path(from)));
+    for pack in &plan.packs {
+        line(format!("would bring back {} from {}", pack.name, display_path(&pack.from)));
     }
-    for (id, whence) in &plan.objects {
+    for (id, whence) in plan.objects() {
         line(format!("would store object {id} again, from {whence}"));
     }
-    for (number, from) in &plan.refs {
+    for Brought { number, from, .. } in &plan.refs {
         line(format!("would bring back the ref of snapshot {number} from {}", display_path(from)));
     }
     if let Some(number) = plan.pruned {
         line(format!("would note that there was a snapshot {number}, which a copy has removed"));
     }
-    for (number, from) in &plan.labels {
+    for Brought { number, from, .. } in &plan.labels {
         line(format!("would bring back the labels of snapshot {number} as they are in {}", display_path(from)));
     }
     if !plan.remove.is_empty() {
@@ -135,23 +135,23 @@ fn done_text(plan: &RepairPlan) -> String {
     if !plan.packs.is_empty() {
         line(format!("brought back {} as a whole", count(plan.packs.len() as u64, "pack")));
     }
-    if !plan.objects.is_empty() {
-        let mut from: BTreeMap<&Whence, u64> = BTreeMap::new();
-        plan.objects.values().for_each(|whence| *from.entry(whence).or_default() += 1);
-        let stored = count(plan.objects.len() as u64, "object");
+    if plan.objects().len() > 0 {
+        let mut from: BTreeMap<Whence, u64> = BTreeMap::new();
+        plan.objects().for_each(|(_, whence)| *from.entry(whence).or_default() += 1);
+        let stored = count(plan.objects().len() as u64, "object");
         line(format!("stored {stored} again, {}", size(plan.bytes)));
         for (whence, objects) in from {
             line(format!("  {objects} from {whence}"));
         }
     }
     if !plan.refs.is_empty() {
-        let numbers: Vec<u64> = plan.refs.iter().map(|(number, _)| *number).collect();
+        let numbers: Vec<u64> = plan.refs.iter().map(|brought| brought.number).collect();
         line(format!("brought back the refs of snapshot {}", number_ranges(&numbers)));
     }
     if let Some(number) = plan.pruned {
         line(format!("noted that there was a snapshot {number}, which a copy has removed"));
     }
-    for (number, from) in &plan.labels {
+    for Brought { number, from, .. } in &plan.labels {
         line(format!("brought back the labels of snapshot {number} as they are in {}", display_path(from)));
     }
     if !plan.remove.is_empty() {
@@ -210,7 +210,7 @@ fn remaining_text(plan: &RepairPlan, args: &Repair) -> String {
 }
 
 fn plan_json(plan: &RepairPlan) -> Value {
-    let objects = |(id, whence): (&ObjectId, &Whence)| match whence {
+    let objects = |(id, whence): (ObjectId, Whence)| match &whence {
         Whence::DamagedPack(pack) => json!({"object": id.to_string(), "pack": pack.to_string()}),
         Whence::Repository(path) => json!({"object": id.to_string(), "repository": display_path(path)}),
         Whence::Directory(path) => json!({"object": id.to_string(), "directory": display_path(path)}),
@@ -227,11 +227,11 @@ fn plan_json(plan: &RepairPlan) -> Value {
     json!({
         "type": "repair",
         "config": plan.config.as_ref().map(|path| display_path(path)),
-        "refs": plan.refs.iter().map(|(number, _)| number).collect::<Vec<_>>(),
-        "labels": plan.labels.iter().map(|(number, _)| number).collect::<Vec<_>>(),
+        "refs": plan.refs.iter().map(|brought| brought.number).collect::<Vec<_>>(),
+        "labels": plan.labels.iter().map(|brought| brought.number).collect::<Vec<_>>(),
         "pruned": plan.pruned,
-        "packs": plan.packs.iter().map(|(pack, _)| pack.to_string()).collect::<Vec<_>>(),
-        "objects": plan.objects.iter().map(objects).collect::<Vec<_>>(),
+        "packs": plan.packs.iter().map(|pack| pack.name.to_string()).collect::<Vec<_>>(),
+        "objects": plan.objects().map(objects).collect::<Vec<_>>(),
         "bytes": plan.bytes,
         "packs_removed": plan.superseded_packs.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "loose_removed": plan.superseded_loose.iter().map(ToString::to_string).collect::<Vec<_>>(),

@@ -14,12 +14,23 @@
 //! copies say was removed does not come, and is noted last, since such a note says the same of all lower numbers.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use crate::error::{Error, Result};
 use crate::object::{Labels, ObjectId};
 use crate::ops::check;
 use crate::repo::{LabelsWriter, Mender, Repository, Session, SharedRepository, SnapshotListing};
 use crate::store::refs::{self, RefListing};
+
+/// What a copy has of a snapshot, and this repository not, or not whole.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Brought<T> {
+    /// The number of the snapshot.
+    pub number: u64,
+    /// The repository that it comes from.
+    pub from: PathBuf,
+    pub(super) content: T,
+}
 
 /// What is to be brought, and what there is then.
 #[derive(Default)]
@@ -28,9 +39,9 @@ pub(super) struct Documents {
     pub(super) listing: SnapshotListing,
     /// Whether there are objects here and no trace of any snapshot.
     pub(super) all_lost: bool,
-    /// The number of the snapshot, that of the copy, and the content; ascending.
-    pub(super) refs: Vec<(u64, usize, Vec<u8>)>,
-    pub(super) labels: Vec<(u64, usize, Labels)>,
+    /// Ascending.
+    pub(super) refs: Vec<Brought<Vec<u8>>>,
+    pub(super) labels: Vec<Brought<Labels>>,
     /// The labels that no copy has whole.
     pub(super) damaged_labels: Vec<(u64, Error)>,
     /// Snapshots that a copy has, and of which there is no trace here.
@@ -47,14 +58,14 @@ impl Documents {
         let mut known = repo.refs()?;
         let mut found = Self { listing: repo.snapshots()?, ..Self::default() };
         let all_lost = known.has_no_trace() && !(loose.is_empty() && repo.packs()?.are_none());
-        let of_same_id = (0..).zip(copies).filter(|(_, copy)| copy.config().id == repo.config().id);
-        let mut copies: Vec<(usize, &SharedRepository)> = Vec::new();
+        let of_same_id = copies.iter().filter(|copy| copy.config().id == repo.config().id);
+        let mut copies: Vec<&SharedRepository> = Vec::new();
         let mut not_here = BTreeSet::new();
-        for (number, copy) in of_same_id {
+        for copy in of_same_id {
             if !found.agrees_with(repo, &known, copy) {
                 continue;
             }
-            copies.push((number, copy));
+            copies.push(copy);
             for snapshot in copy.snapshots()?.snapshots {
                 let at = found.listing.unreadable.iter().position(|(damaged, _)| *damaged == snapshot.number);
                 let is_wanted = match at {
@@ -67,7 +78,7 @@ impl Documents {
                     if let Some(at) = at {
                         found.listing.unreadable.remove(at);
                     }
-                    found.refs.push((snapshot.number, number, content));
+                    found.refs.push(Brought { number: snapshot.number, from: copy.backend().describe(""), content });
                     found.listing.snapshots.push(snapshot);
                 } else if !is_known {
                     not_here.insert(snapshot.number);
@@ -77,8 +88,8 @@ impl Documents {
         let may_be_lost = |number: u64| all_lost || known.lost.binary_search(&number).is_ok();
         found.leave_out_removed(&copies, may_be_lost)?;
         found.listing.snapshots.sort_unstable_by_key(|snapshot| snapshot.number);
-        found.refs.sort_unstable_by_key(|(number, ..)| *number);
-        let brought: BTreeSet<u64> = found.refs.iter().map(|(number, ..)| *number).collect();
+        found.refs.sort_unstable_by_key(|brought| brought.number);
+        let brought: BTreeSet<u64> = found.refs.iter().map(|brought| brought.number).collect();
         found.not_here = not_here.difference(&brought).copied().collect();
         found.all_lost = all_lost;
         found.pruned = found.pruned.filter(|removed| found.is_to_note(*removed, &known, all_lost));
@@ -92,14 +103,10 @@ impl Documents {
     }
 
     /// Leaves out what may be lost and was removed as any copy says: a repair must not undo a prune.
-    fn leave_out_removed(
-        &mut self,
-        copies: &[(usize, &SharedRepository)],
-        may_be_lost: impl Fn(u64) -> bool,
-    ) -> Result<()> {
-        let of_copies = copies.iter().map(|(_, copy)| copy.refs()).collect::<Result<Vec<_>>>()?;
+    fn leave_out_removed(&mut self, copies: &[&SharedRepository], may_be_lost: impl Fn(u64) -> bool) -> Result<()> {
+        let of_copies = copies.iter().map(|copy| copy.refs()).collect::<Result<Vec<_>>>()?;
         let stays = |number: u64| !(may_be_lost(number) && of_copies.iter().any(|refs| refs.is_removed(number)));
-        self.refs.retain(|(number, ..)| stays(*number));
+        self.refs.retain(|brought| stays(brought.number));
         self.listing.snapshots.retain(|snapshot| stays(snapshot.number));
         self.listing.unreadable.retain(|(number, _)| stays(*number));
         self.pruned = of_copies.iter().filter_map(|refs| refs.pruned.last()).max().copied();
@@ -129,26 +136,27 @@ impl Documents {
         let own_differs = |number: u64| {
             refs::read(repo.backend(), number).is_ok_and(|content| differs(number, &content)) && is_whole(repo, number)
         };
-        let brought_differs = |(number, _, content): &(u64, usize, Vec<u8>)| differs(*number, content);
+        let brought_differs = |brought: &Brought<Vec<u8>>| differs(brought.number, &brought.content);
         !known.snapshots.iter().any(|number| own_differs(*number)) && !self.refs.iter().any(brought_differs)
     }
 
     /// Finds labels for those that are damaged, or that may have been lost; else they were never given, or taken away.
     /// Newer ones are not for this program to judge.
-    fn find_labels(&mut self, copies: &[(usize, &SharedRepository)], may_be_lost: impl Fn(u64) -> bool) {
+    fn find_labels(&mut self, copies: &[&SharedRepository], may_be_lost: impl Fn(u64) -> bool) {
         for snapshot in &self.listing.snapshots {
             let number = snapshot.number;
             let damaged = self.damaged_labels.iter().position(|(damaged, _)| *damaged == number);
             if !damaged.map_or_else(|| may_be_lost(number), |at| self.damaged_labels[at].1.is_unreadable()) {
                 continue;
             }
-            let labels = |(at, copy): &(usize, &SharedRepository)| {
+            let labels = |copy: &&SharedRepository| {
                 let is_same = copy.read_snapshot(number).is_ok_and(|other| other == *snapshot);
-                let labels = is_same.then(|| copy.labels(number).ok())??;
-                (!labels.is_empty()).then_some((number, *at, labels))
+                let content = is_same.then(|| copy.labels(number).ok())??;
+                let from = copy.backend().describe("");
+                (!content.is_empty()).then_some(Brought { number, from, content })
             };
             // The first that say that it is pinned, or else the first.
-            let found = copies.iter().filter_map(labels).min_by_key(|(.., labels)| !labels.pinned);
+            let found = copies.iter().filter_map(labels).min_by_key(|labels| !labels.content.pinned);
             if let Some(labels) = found {
                 self.labels.push(labels);
                 damaged.map(|at| self.damaged_labels.remove(at));
@@ -160,8 +168,8 @@ impl Documents {
     /// or if nobody can say whether it is.
     pub(super) fn refuse_pinned(&self, repo: &Repository, numbers: &[u64]) -> Result<()> {
         for number in numbers {
-            let is_pinned = match self.labels.iter().find(|(brought, ..)| brought == number) {
-                Some((.., brought)) => Ok(brought.pinned),
+            let is_pinned = match self.labels.iter().find(|brought| brought.number == *number) {
+                Some(brought) => Ok(brought.content.pinned),
                 None => repo.labels(*number).map(|labels| labels.pinned),
             };
             let (reason, next) = match is_pinned {
@@ -191,40 +199,31 @@ impl Documents {
 pub(super) fn bring(
     repo: &SharedRepository,
     mender: &Mender<'_>,
-    refs: &[(u64, Vec<u8>)],
-    labels: &[(u64, Labels)],
+    refs: &[Brought<Vec<u8>>],
+    labels: &[Brought<Labels>],
     session: &Session<'_>,
 ) -> Result<Vec<u64>> {
     let mut taken = Vec::new();
     let writer = if labels.is_empty() { None } else { Some(repo.labels_writer(session)?) };
-    let labels_of = |number: u64| {
-        let (_, labels) = labels.iter().find(|(of, _)| *of == number)?;
-        Some((writer.as_ref()?, labels))
+    let bring_labels_of = |number: u64| match (&writer, labels.iter().find(|labels| labels.number == number)) {
+        (Some(writer), Some(labels)) => bring_labels(repo, writer, labels, true),
+        _ => Ok(false),
     };
-    for (number, content) in refs.iter().rev() {
+    for Brought { number, content, .. } in refs.iter().rev() {
         let is_free = repo.read_snapshot(*number).is_err();
-        let mut labelled = None;
-        if let Some((writer, labels)) = labels_of(*number).filter(|_| is_free)
-            && bring_labels(repo, writer, *number, labels, true)?
-        {
-            labelled = Some(writer);
-        }
+        let is_labelled = is_free && bring_labels_of(*number)?;
         if mender.put_ref(*number, content)? {
-            if let Some((writer, labels)) = labels_of(*number) {
-                bring_labels(repo, writer, *number, labels, true)?;
-            }
+            bring_labels_of(*number)?;
             continue;
         }
         taken.push(*number);
-        if let Some(writer) = labelled {
+        if let Some(writer) = writer.as_ref().filter(|_| is_labelled) {
             writer.publish(&writer.stage(*number, &Labels::default())?)?;
         }
     }
-    for (number, labels) in labels {
-        if let Some(writer) = &writer
-            && refs.iter().all(|(brought, _)| brought != number)
-        {
-            bring_labels(repo, writer, *number, labels, false)?;
+    for labels in labels.iter().filter(|labels| refs.iter().all(|brought| brought.number != labels.number)) {
+        if let Some(writer) = &writer {
+            bring_labels(repo, writer, labels, false)?;
         }
     }
     Ok(taken)
@@ -234,17 +233,16 @@ pub(super) fn bring(
 fn bring_labels(
     repo: &SharedRepository,
     writer: &LabelsWriter<'_>,
-    number: u64,
-    labels: &Labels,
+    Brought { number, content, .. }: &Brought<Labels>,
     was_lost: bool,
 ) -> Result<bool> {
-    let is_wanted = match repo.labels(number) {
+    let is_wanted = match repo.labels(*number) {
         Ok(there) => there.is_empty() && was_lost,
         Err(error) if error.is_interrupted() => return Err(error),
         Err(error) => error.is_unreadable(),
     };
     if is_wanted {
-        writer.publish(&writer.stage(number, labels)?)?;
+        writer.publish(&writer.stage(*number, content)?)?;
     }
     Ok(is_wanted)
 }

@@ -51,6 +51,7 @@ use std::time::{Duration, Instant};
 use rayon::prelude::*;
 
 use self::directory::{Directory, Interest};
+pub use self::documents::Brought;
 use self::documents::Documents;
 pub use self::origins::Whence;
 use self::origins::{Found, Origin, Origins};
@@ -86,16 +87,14 @@ pub struct RepairOptions<'a> {
 pub struct RepairPlan {
     /// The other repository that `config.json` comes from, if it has to.
     pub config: Option<PathBuf>,
-    /// The refs to bring back, and from where.
-    pub refs: Vec<(u64, PathBuf)>,
-    /// The snapshots whose labels are to be brought back, and from where.
-    pub labels: Vec<(u64, PathBuf)>,
+    /// The refs to bring back, by number.
+    pub refs: Vec<Brought<Vec<u8>>>,
+    /// The labels to bring back.
+    pub labels: Vec<Brought<Labels>>,
     /// The number of a snapshot that was removed, as a copy says: no other snapshot shall get it.
     pub pruned: Option<u64>,
-    /// The packs to bring back as they are, and from where.
-    pub packs: Vec<(PackName, PathBuf)>,
-    /// The objects to store again, and from where.
-    pub objects: BTreeMap<ObjectId, Whence>,
+    /// The packs to bring back as they are.
+    pub packs: Vec<BroughtPack>,
     /// The bytes of their content.
     pub bytes: u64,
     /// Damaged packs that go, since nothing is needed of them that does not stand elsewhere then.
@@ -119,9 +118,6 @@ pub struct RepairPlan {
     backend: Arc<dyn Backend>,
     origins: Arc<Origins>,
     config_content: Option<Vec<u8>>,
-    ref_contents: Vec<(u64, Vec<u8>)>,
-    label_contents: Vec<(u64, Labels)>,
-    pack_origins: Vec<(usize, PackName)>,
     found: BTreeMap<ObjectId, Found>,
     as_loose: bool,
     rotten: Vec<Rotten>,
@@ -130,7 +126,22 @@ pub struct RepairPlan {
     still_damaged: Vec<ObjectId>,
 }
 
+/// A pack that a copy has whole.
+#[derive(Debug)]
+pub struct BroughtPack {
+    /// Its name.
+    pub name: PackName,
+    /// The repository that it comes from.
+    pub from: PathBuf,
+    copy: usize,
+}
+
 impl RepairPlan {
+    /// The objects to store again, and from where.
+    pub fn objects(&self) -> impl ExactSizeIterator<Item = (ObjectId, Whence)> {
+        self.found.iter().map(|(id, found)| (*id, self.origins.whence(found.origin)))
+    }
+
     /// Whether there is nothing to do.
     pub fn is_nothing(&self) -> bool {
         let notes_nothing = self.pruned.is_none() && !self.index_is_wrong && !self.record_is_old;
@@ -139,7 +150,7 @@ impl RepairPlan {
 
     fn brings(&self) -> bool {
         let brings_documents = self.config.is_some() || !self.refs.is_empty() || !self.labels.is_empty();
-        brings_documents || !self.packs.is_empty() || !self.objects.is_empty()
+        brings_documents || !self.packs.is_empty() || !self.found.is_empty()
     }
 
     fn clears(&self) -> bool {
@@ -224,7 +235,7 @@ pub fn plan(
     let (superseded_loose, kept_loose) = verdict.loose(&found, as_loose)?;
     let mut remaining = check::judge(&repo, &graph, &contents, listing)?;
     remaining.unlistable = loose.unreadable;
-    brought.labels.retain(|(number, ..)| !remove.contains(number));
+    brought.labels.retain(|labels| !remove.contains(&labels.number));
     brought.damaged_labels.retain(|(number, _)| !remove.contains(number));
     remaining.damaged_labels = brought.damaged_labels;
     let in_packs = staying.iter().flat_map(|salvage| salvage.members().unwrap_or_default()).copied();
@@ -234,13 +245,11 @@ pub fn plan(
     remaining.damaged_packs = contents.damaged_packs.iter().filter(|(name, _)| stays(name)).cloned().collect();
     repo.go_on()?;
     let still_damaged: Vec<ObjectId> = remaining.damaged.keys().copied().collect();
-    let path_of = |copy: usize| origins.copies[copy].backend().describe("");
     Ok(RepairPlan {
-        config: config.as_ref().map(|config| path_of(config.copy)),
-        refs: brought.refs.iter().map(|(number, copy, _)| (*number, path_of(*copy))).collect(),
-        labels: brought.labels.iter().map(|(number, copy, _)| (*number, path_of(*copy))).collect(),
-        packs: taken.packs.iter().map(|pack| (pack.name, path_of(pack.copy))).collect(),
-        objects: found.iter().map(|(id, found)| (*id, origins.whence(found.origin))).collect(),
+        config: config.as_ref().map(|config| origins.path_of(config.copy)),
+        refs: brought.refs,
+        labels: brought.labels,
+        packs: taken.packs.iter().map(|pack| pack.brought(&origins)).collect(),
         bytes,
         superseded_packs: going.iter().map(|salvage| salvage.name()).collect(),
         superseded_loose,
@@ -252,10 +261,7 @@ pub fn plan(
         remaining,
         rotten: going.iter().map(|gone| Rotten { name: gone.name(), held: gone.objects().collect() }).collect(),
         config_content: config.map(|config| config.content),
-        ref_contents: brought.refs.into_iter().map(|(number, _, content)| (number, content)).collect(),
-        label_contents: brought.labels.into_iter().map(|(number, _, labels)| (number, labels)).collect(),
         pruned: brought.pruned,
-        pack_origins: taken.packs.iter().map(|pack| (pack.copy, pack.name)).collect(),
         found,
         as_loose,
         recorded,
@@ -327,6 +333,12 @@ struct TakenPack {
     copy: usize,
     name: PackName,
     members: Vec<ObjectId>,
+}
+
+impl TakenPack {
+    fn brought(&self, origins: &Origins) -> BroughtPack {
+        BroughtPack { name: self.name, from: origins.path_of(self.copy), copy: self.copy }
+    }
 }
 
 impl Taken {
@@ -589,7 +601,7 @@ pub fn execute(plan: RepairPlan, options: WriterOptions, session: &Session<'_>) 
         if let Some(config) = &plan.config_content {
             mender.put_config(config, session)?;
         }
-        for (copy, name) in &plan.pack_origins {
+        for BroughtPack { name, copy, .. } in &plan.packs {
             if !mender.put_pack(&origins.copies[*copy], *name)? {
                 not_done.push(format!("{name} could not be read again where it was found"));
             }
@@ -608,7 +620,7 @@ pub fn execute(plan: RepairPlan, options: WriterOptions, session: &Session<'_>) 
     if let Some(mender) = &mender
         && not_done.is_empty()
     {
-        let taken = documents::bring(&repo, mender, &plan.ref_contents, &plan.label_contents, session)?;
+        let taken = documents::bring(&repo, mender, &plan.refs, &plan.labels, session)?;
         not_done.extend(
             taken.iter().map(|number| format!("another snapshot has the number {number} by now, and its ref stays")),
         );

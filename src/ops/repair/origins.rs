@@ -163,9 +163,14 @@ impl Origins {
     pub(super) fn whence(&self, origin: Origin) -> Whence {
         match origin {
             Origin::Salvage(number) => Whence::DamagedPack(self.salvages[number].name()),
-            Origin::Copy(number) => Whence::Repository(self.copies[number].backend().describe("")),
+            Origin::Copy(number) => Whence::Repository(self.path_of(number)),
             Origin::Directory => Whence::Directory(self.directory_path.clone()),
         }
+    }
+
+    /// Where the other repository with this number is.
+    pub(super) fn path_of(&self, copy: usize) -> PathBuf {
+        self.copies[copy].backend().describe("")
     }
 }
 
