@@ -44,7 +44,8 @@ pub fn change(
     changes: &LabelChanges,
     session: &Session<'_>,
 ) -> Result<Vec<(u64, Labels)>> {
-    let existing = repo.refs()?.snapshots;
+    // Also those of a lost ref: who gives it up may have to take its pin away first.
+    let existing = repo.refs()?.expected();
     if let Some(unknown) = numbers.iter().find(|number| existing.binary_search(number).is_err()) {
         return Err(Error::NoSnapshot { wanted: unknown.to_string(), existing });
     }

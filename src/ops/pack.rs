@@ -266,6 +266,7 @@ fn copy(
     };
     let result = all();
     removal.trusted = repacker.finished().iter().copied().collect();
+    removal.is_all_needed = true;
     result
 }
 

@@ -432,6 +432,7 @@ pub fn execute(
     let announced = repo.announce(session);
     let considered = reconsider(&repo, &plan)?;
     let (removed, kept) = split(&considered);
+    refuse_lost(&repo, &kept)?;
     let unmarked: Vec<u64> = kept.into_iter().filter(|number| plan.keep.binary_search(number).is_err()).collect();
     mark_all(&repo, &unmarked, &mut plan.marks)?;
 
@@ -442,6 +443,7 @@ pub fn execute(
         packs: going.filter(|pack| !rewriting.new.contains(pack)).collect(),
         loose: plan.dead.iter().map(|(id, _)| *id).collect(),
         trusted: rewriting.new.iter().copied().collect(),
+        is_all_needed: false,
     };
     let (gone, swept) = repo.remove_copies(&removal, |id| plan.marks.needs(&repo, id), session);
     let tidied = repo.remove_leftovers(announced.as_ref());

@@ -51,6 +51,8 @@ pub struct Removal {
     pub loose: Vec<ObjectId>,
     /// Packs that this process has written itself, from what it verified: their objects need not be read again.
     pub trusted: HashSet<PackName>,
+    /// Whether all objects are needed, as far as anybody knows.
+    pub is_all_needed: bool,
 }
 
 /// What was removed.
@@ -84,7 +86,7 @@ struct Going {
 
 impl Going {
     fn is_nothing(&self) -> bool {
-        self.loose.is_empty() && !self.packs.contains(&true)
+        self.loose.is_empty() && self.held.is_empty() && !self.packs.contains(&true)
     }
 
     fn packs(&self) -> impl Iterator<Item = PackName> {
@@ -171,8 +173,13 @@ impl ExclusiveRepository {
     ) -> (Removed, Result<()>) {
         let mut removed = Removed::default();
         let result = self.what_can_go(removal, &is_needed).and_then(|mut going| {
-            self.note_exposed(&mut going, &is_needed, session)?;
-            self.remove(&going, &mut removed)
+            let noted = if removal.is_all_needed {
+                BTreeMap::new()
+            } else {
+                self.note_exposed(&mut going, &is_needed, session)?
+            };
+            self.remove(&going, &mut removed)?;
+            self.forget_gone(&noted, &going, session)
         });
         (removed, result)
     }
@@ -226,14 +233,15 @@ impl ExclusiveRepository {
         Ok(going)
     }
 
-    /// Notes as damaged what nothing needs and of which only damaged copies in packs stay: when it is needed again it must
-    /// not be taken for stored. If there is no space to note that, what else holds it stays as well.
+    /// Notes as damaged what nothing needs and of which only damaged copies in packs may stay: when it is needed again it
+    /// must not be taken for stored. If there is no space to note that, what else holds it stays as well. Returns what was
+    /// noted, with its places in packs.
     fn note_exposed(
         &self,
         going: &mut Going,
         is_needed: &dyn Fn(&ObjectId) -> bool,
         session: &Session<'_>,
-    ) -> Result<()> {
+    ) -> Result<BTreeMap<ObjectId, Vec<Location>>> {
         let exposed = self.exposed(going, is_needed)?;
         let noted = self.repo.change_damaged(session, |noted| noted.objects.extend(exposed.keys()));
         match noted {
@@ -242,13 +250,32 @@ impl ExclusiveRepository {
                 for location in exposed.values().flatten() {
                     going.packs[location.slot as usize] = false;
                 }
-                Ok(())
+                Ok(BTreeMap::new())
             }
-            other => other.map(|_| ()),
+            other => other.map(|_| exposed),
         }
     }
 
-    /// The objects that nothing needs and of which a copy goes and only damaged ones stay, with their places in packs.
+    /// Takes what stands in no pack any more off the list again, when the power cannot bring the packs back.
+    fn forget_gone(
+        &self,
+        noted: &BTreeMap<ObjectId, Vec<Location>>,
+        going: &Going,
+        session: &Session<'_>,
+    ) -> Result<()> {
+        let is_gone = |(id, places): &(&ObjectId, &Vec<Location>)| {
+            places.iter().all(|location| going.has(Copy::Packed(*location), **id))
+        };
+        let gone: BTreeSet<ObjectId> = noted.iter().filter(is_gone).map(|(id, _)| *id).collect();
+        if gone.is_empty() {
+            return Ok(());
+        }
+        self.repo.backend().sync_dir(layout::PACKS)?;
+        self.repo.change_damaged(session, |noted| noted.objects.retain(|id| !gone.contains(id))).map(|_| ())
+    }
+
+    /// The objects that nothing needs and of which a copy goes and only damaged ones may stay, with their places in packs.
+    /// What goes may stay as well: if this is stopped, or the power fails before it is durable.
     fn exposed(
         &self,
         going: &Going,
@@ -261,10 +288,25 @@ impl ExclusiveRepository {
         let in_packs = self.repo.copies_in_packs(|id| !is_needed(id))?;
         let others = going.loose.union(&going.held).filter(|id| !is_needed(id) && !in_packs.contains_key(*id));
         let others = others.map(|id| Ok((*id, self.repo.packed_copies(*id)?))).collect::<Result<Vec<_>>>()?;
-        for (id, copies) in in_packs.into_iter().chain(others) {
-            let staying: Vec<&Location> = copies.iter().filter(|copy| !going.has(Copy::Packed(**copy), id)).collect();
-            let is_one_less = staying.len() < copies.len() || going.loose.contains(&id) || going.held.contains(&id);
-            if is_one_less && !staying.is_empty() && !self.stays_whole(id, &staying, going)? {
+        let is_one_less = |id: ObjectId, copies: &[Location]| {
+            let goes = |copy: &Location| going.has(Copy::Packed(*copy), id);
+            copies.iter().any(goes) || going.has(Copy::Loose, id) || going.held.contains(&id)
+        };
+        let mut candidates: Vec<(ObjectId, Vec<Location>)> =
+            in_packs.into_iter().chain(others).filter(|(id, copies)| is_one_less(*id, copies)).collect();
+        // In the order of their places, so that each frame is decoded once.
+        candidates.sort_unstable_by_key(|(_, copies)| copies.first().copied());
+        for (id, copies) in candidates {
+            let (goes, stays): (Vec<&Location>, Vec<_>) =
+                copies.iter().partition(|copy| going.has(Copy::Packed(**copy), id));
+            if self.stays_whole(id, &stays, going)? {
+                continue;
+            }
+            let mut is_damaged = !stays.is_empty();
+            for location in goes {
+                is_damaged = is_damaged || !self.is_whole_in(id, [location])?;
+            }
+            if is_damaged {
                 exposed.insert(id, copies);
             }
         }
@@ -372,7 +414,7 @@ impl ExclusiveRepository {
         let held = still_going.flat_map(|rotten| &rotten.held).copied().collect();
         let mut going = Going { listed, packs, loose: BTreeSet::new(), held };
         let is_needed = |id: &ObjectId| needed.is_none_or(|needed| needed.needs(&self.repo, id));
-        self.note_exposed(&mut going, &is_needed, session)?;
+        let noted = self.note_exposed(&mut going, &is_needed, session)?;
         stays.extend(going.kept().filter(|name| goes.remove(name)));
         if !goes.is_empty() {
             self.secure_names()?;
@@ -385,6 +427,7 @@ impl ExclusiveRepository {
             // So that none comes back with a power failure, and is damage again; nor one that a prune has just removed.
             self.repo.backend().sync_dir(layout::PACKS)?;
         }
+        self.forget_gone(&noted, &going, session)?;
         Ok(stays)
     }
 

@@ -21,7 +21,10 @@ impl Repository {
     /// The numbers of the snapshots and of the removed ones, without reading any.
     pub fn refs(&self) -> Result<RefListing> {
         let listing = refs::list(self.backend())?;
-        self.next_number.fetch_max(listing.next_number(), Ordering::Relaxed);
+        // Where all refs are lost they may come back at any time.
+        if !listing.has_no_trace() {
+            self.next_number.fetch_max(listing.next_number(), Ordering::Relaxed);
+        }
         Ok(listing)
     }
 

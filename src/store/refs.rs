@@ -18,7 +18,8 @@
 //! Numbers are given out one after the other. So a number that is lower than one that was given out is that of a snapshot,
 //! or of a removed one; and if no `.pruned` file has it or a higher one, nothing was removed there: its ref is lost
 //! ([`RefListing::lost`]). What only it needs must stay until it is brought back or given up. (Lost refs above the highest
-//! that is left cannot be seen.)
+//! that is left cannot be seen. And where two were published at the same time the power may take away the lower one, before
+//! it was reported: that looks the same, and is to be given up.)
 
 use super::backend::Backend;
 use super::layout::{MAX_NUMBER, RefFile, SNAPSHOTS};
@@ -118,7 +119,8 @@ pub fn read(backend: &dyn Backend, number: u64) -> Result<Vec<u8>> {
 ///
 /// `next` is what [`RefListing::next_number`] of a listing said that was made since the repository is held shared; nothing
 /// if there was none. It may be out of date: a number that was taken since is passed over. So is one whose snapshot was
-/// removed since, though the lock keeps a prune away: where it does not hold, the new snapshot would count as removed.
+/// removed since, though the lock keeps a prune away: where it does not hold, the new snapshot would count as removed. And so
+/// is one that has labels: they are of a lost snapshot.
 pub fn publish(
     backend: &dyn Backend,
     staging: &Staging<'_>,
@@ -134,13 +136,9 @@ pub fn publish(
                 "see which file in `snapshots` has the highest number, and whether it belongs there",
             ));
         }
-        match backend.length(&RefFile::Pruned(number).path()) {
-            Err(error) if error.is_not_found() => {}
-            Err(error) => return Err(error),
-            Ok(_) => {
-                number += 1;
-                continue;
-            }
+        if is_there(backend, RefFile::Pruned(number))? || is_there(backend, RefFile::Labels(number))? {
+            number += 1;
+            continue;
         }
         let content = encode(number);
         if content.len() > MAX_REF {
@@ -162,6 +160,13 @@ pub fn publish(
             return Ok(number);
         }
         number += 1;
+    }
+}
+
+fn is_there(backend: &dyn Backend, file: RefFile) -> Result<bool> {
+    match backend.length(&file.path()) {
+        Err(error) if error.is_not_found() => Ok(false),
+        other => other.map(|_| true),
     }
 }
 

@@ -1,6 +1,7 @@
 //! What is noted as damaged: nothing that was found is forgotten, and what becomes damage by a removal is noted.
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -16,6 +17,7 @@ use crate::support::model::{Model, Source, noise};
 use crate::support::repos::{
     LOOSE, PACKED, Repairing, check, init, open, prune_with, read_back, repair_with, session, take_with,
 };
+use crate::support::sweep::{Sweep, slow};
 
 const LENGTH: usize = 60_000;
 
@@ -99,6 +101,41 @@ fn what_only_a_damaged_copy_is_left_of_after_a_prune_is_damaged() {
         let number = take_with(full.clone(), source.path(), PACKED).unwrap().snapshot.number;
         assert_restores("after the prune of a full disk", &full, number, &source.model);
     }
+}
+
+/// Whatever stops the prune: what comes back after it is stored again where only a damaged copy is left.
+#[test]
+fn a_prune_that_stops_leaves_no_damage_unnoted() {
+    let mut verified = 0;
+    for (writing, numbers) in [(LOOSE, &[1, 2, 3][..]), (PACKED, &[1, 2, 3]), (LOOSE, &[1, 2])] {
+        if numbers.len() == 2 && !slow() {
+            continue;
+        }
+        let Mended { memory, source, .. } = mended(writing);
+        memory.sync_all().unwrap();
+        let counted = FaultBackend::new(Arc::new(memory.crash(Crash::KeepAll)), Plan::None);
+        prune_with(counted.clone(), numbers, PACKED).unwrap();
+        let sweep = Sweep::new(&source, u64::from(slow()));
+        let changes = |step: &str| [" remove ", " replace ", " sync_dir "].iter().any(|kind| step.contains(kind));
+        // Of many loose objects that go one after the other only some.
+        let is_tried = |n: u64, step: &str| slow() || !step.contains("remove objects") || n.is_multiple_of(40);
+        let steps = (1..).zip(counted.log()).filter(|(n, step)| changes(step) && is_tried(*n, step));
+        for (n, step) in steps {
+            let after = memory.crash(Crash::KeepAll);
+            let faults = FaultBackend::failing_with(Arc::new(after.clone()), Plan::FailFrom(n), ErrorKind::Other);
+            let done = prune_with(faults, numbers, PACKED).is_ok();
+            for crash in sweep.crashes(n, ErrorKind::Other).into_iter().take(if slow() { 9 } else { 2 }) {
+                let after = after.crash(crash);
+                if sweep.is_new(&after, done) {
+                    verified += 1;
+                    let number = take_with(after.clone(), source.path(), PACKED).unwrap().snapshot.number;
+                    assert_restores(&format!("{numbers:?}: {step}, {crash:?}"), &after, number, &source.model);
+                }
+            }
+        }
+    }
+    println!("{verified} states");
+    assert!(verified > 10, "{verified}");
 }
 
 #[test]

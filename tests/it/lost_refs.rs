@@ -5,10 +5,10 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 
 use backuptool::Error;
-use backuptool::object::Labels;
+use backuptool::object::{HashAlgorithm, Labels};
 use backuptool::ops::prune::{self, PruneOptions, What};
 use backuptool::repo::WriterOptions;
-use backuptool::store::{Backend, Crash, MemoryBackend, refs};
+use backuptool::store::{Backend, Crash, MemoryBackend, layout, refs};
 use proptest::prelude::*;
 
 use crate::support::cli;
@@ -129,6 +129,54 @@ fn bringing_back_lost_refs_can_stop_anywhere() {
     }
     println!("{run} cases, {verified} of them verified");
     assert!(run > 1000 && verified > 100, "{run}, {verified}");
+}
+
+fn repaired(memory: &MemoryBackend, copies: &[MemoryBackend], remove: bool) -> refs::RefListing {
+    let from = Repairing { copies, remove, ..Repairing::default() };
+    let report = repair_with(memory.clone(), from, PACKED).unwrap();
+    assert!(report.not_done.is_empty(), "{report:?}");
+    assert!(check(memory.clone()).unwrap().is_clean());
+    assert!(repair_plan(memory.clone(), from, PACKED).unwrap().is_nothing());
+    careful_prune(memory).unwrap();
+    list(memory)
+}
+
+/// A copy in which more was removed since, or in which somebody removes by rules of their own.
+#[test]
+fn what_was_removed_in_a_copy_alone_is_not_given_up_here() {
+    let (world, _) = world(&[3]);
+    let pruned = |numbers: &[u64]| {
+        let copy = world.copy();
+        prune_with(copy.clone(), numbers, WriterOptions::default()).unwrap();
+        copy
+    };
+    // What says that 3 was removed is lost as well; of the copy only 5 says so, which is here.
+    let memory = world.copy();
+    for name in ["2.json", "3.pruned"] {
+        memory.remove(&format!("snapshots/{name}")).unwrap();
+    }
+    let listing = repaired(&memory.crash(Crash::KeepAll), &[pruned(&[5])], false);
+    assert_eq!((listing.snapshots, listing.pruned), (vec![1, 2, 4, 5], vec![3]));
+    // One copy still has what another one has removed.
+    let memory = world.copy();
+    memory.remove("snapshots/4.json").unwrap();
+    let listing = repaired(&memory, &[pruned(&[4]), world.copy()], false);
+    assert_eq!((listing.snapshots, listing.pruned), (vec![1, 2, 4, 5], vec![3]));
+}
+
+#[test]
+fn what_cannot_be_made_whole_can_be_removed_where_a_copy_knows_of_removed_snapshots() {
+    let (world, _) = world(&[3]);
+    let own = HashAlgorithm::Blake3.hash(&noise(3, 300));
+    let [memory, copy] = [world.copy(), world.copy()];
+    for memory in [&memory, &copy] {
+        memory.remove(&layout::object_path(own)).unwrap();
+    }
+    for entry in memory.list("snapshots").unwrap() {
+        memory.remove(&format!("snapshots/{}", entry.name)).unwrap();
+    }
+    let listing = repaired(&memory, &[copy], true);
+    assert_eq!(listing.snapshots, [1, 2, 5]);
 }
 
 /// What numbers are given out, and which of them are removed.
@@ -257,6 +305,16 @@ fn a_lost_ref_is_damage_until_it_comes_back_or_is_given_up() {
     assert_eq!(world.numbers(), [1, 4]);
     world.snapshot("source");
     assert_eq!(world.numbers(), [1, 4, 5]);
+
+    // One that is pinned: its labels alone show that it was there.
+    world.snapshot("source");
+    world.ok(["pin", "-r", "repo", "6"]);
+    fs::remove_file(world.path("repo/snapshots/6.json")).unwrap();
+    world.run(["check", "-r", "repo"]).exits(4);
+    world.run(["prune", "-r", "repo", "--snapshot=6"]).exits(1).says(&["it is pinned", "unpin 6"]);
+    world.ok(["unpin", "-r", "repo", "6"]);
+    // Now nothing shows it any more.
+    world.ok(["check", "-r", "repo"]);
 
     // The same by a repair that gives up what it cannot bring back.
     fs::remove_file(world.path("repo/snapshots/4.json")).unwrap();

@@ -85,14 +85,13 @@ impl Documents {
                 }
             }
         }
-        let may_be_lost = |number: u64| all_lost || known.lost.binary_search(&number).is_ok();
-        found.leave_out_removed(&copies, may_be_lost)?;
+        let removed = found.leave_out_removed(&copies, &known, all_lost)?;
         found.listing.snapshots.sort_unstable_by_key(|snapshot| snapshot.number);
         found.refs.sort_unstable_by_key(|brought| brought.number);
         let brought: BTreeSet<u64> = found.refs.iter().map(|brought| brought.number).collect();
         found.not_here = not_here.difference(&brought).copied().collect();
         found.all_lost = all_lost;
-        found.pruned = found.pruned.filter(|removed| found.is_to_note(*removed, &known, all_lost));
+        found.pruned = removed.into_iter().filter(|number| found.is_to_note(*number, &known, all_lost)).max();
         known.snapshots.extend(brought);
         known.snapshots.sort_unstable();
         known.snapshots.dedup();
@@ -102,15 +101,28 @@ impl Documents {
         Ok(found)
     }
 
-    /// Leaves out what may be lost and was removed as any copy says: a repair must not undo a prune.
-    fn leave_out_removed(&mut self, copies: &[&SharedRepository], may_be_lost: impl Fn(u64) -> bool) -> Result<()> {
+    /// Leaves out what was removed as copies say: a repair must not undo a prune. Where all refs are lost any of them may say
+    /// so. But a single one that is lost was not removed here, so it comes back if any copy has it. Returns the numbers of
+    /// removed snapshots that may have to be noted: of lost ones that no copy has, and the highest that copies know.
+    fn leave_out_removed(
+        &mut self,
+        copies: &[&SharedRepository],
+        known: &RefListing,
+        all_lost: bool,
+    ) -> Result<Vec<u64>> {
         let of_copies = copies.iter().map(|copy| copy.refs()).collect::<Result<Vec<_>>>()?;
-        let stays = |number: u64| !(may_be_lost(number) && of_copies.iter().any(|refs| refs.is_removed(number)));
-        self.refs.retain(|brought| stays(brought.number));
-        self.listing.snapshots.retain(|snapshot| stays(snapshot.number));
-        self.listing.unreadable.retain(|(number, _)| stays(*number));
-        self.pruned = of_copies.iter().filter_map(|refs| refs.pruned.last()).max().copied();
-        Ok(())
+        let is_removed = |number: u64| of_copies.iter().any(|refs| refs.is_removed(number));
+        if all_lost {
+            self.refs.retain(|brought| !is_removed(brought.number));
+            self.listing.snapshots.retain(|snapshot| !is_removed(snapshot.number));
+        }
+        let is_lost = |number: u64| known.lost.binary_search(&number).is_ok();
+        let lost = self.listing.unreadable.iter().map(|(number, _)| *number).filter(|number| is_lost(*number));
+        let gone: Vec<u64> = lost.filter(|number| is_removed(*number)).collect();
+        self.listing.unreadable.retain(|(number, _)| !gone.contains(number));
+        let highest = of_copies.iter().filter_map(|refs| refs.pruned.last()).max().copied();
+        let is_here = |number: &u64| self.listing.snapshots.iter().any(|snapshot| snapshot.number == *number);
+        Ok(gone.into_iter().chain(highest.filter(|number| !is_here(number))).collect())
     }
 
     /// Whether it is to be noted that there was a snapshot of this number, which copies know to be removed: lest it and

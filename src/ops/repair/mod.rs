@@ -64,7 +64,7 @@ use crate::error::{Error, Result};
 use crate::fs::{Identity, SourceDir};
 use crate::object::{Labels, ObjectId, Snapshot, display_path};
 use crate::repo::{
-    Elsewhere, ExclusiveRepository, Reachable, Repository, Rotten, Session, SharedRepository, SnapshotListing,
+    Copy, Elsewhere, ExclusiveRepository, Reachable, Repository, Rotten, Session, SharedRepository, SnapshotListing,
     WriterOptions,
 };
 use crate::store::damaged::{self, Damaged};
@@ -632,6 +632,11 @@ pub fn execute(plan: RepairPlan, options: WriterOptions, session: &Session<'_>) 
         return Ok(RepairReport { not_done, elapsed: begun.elapsed() });
     }
     if !plan.remove.is_empty() {
+        if let Some(number) = plan.pruned {
+            // Else it would be lost, and what it needs not be known.
+            repo.into_exclusive(session)?.note_removed(number, session)?;
+            repo = SharedRepository::open(Arc::clone(&plan.backend), session)?;
+        }
         repo.look_elsewhere(None)?;
         let pruning = prune::plan(&repo, &PruneOptions::numbers(&plan.remove))?;
         prune::execute(repo, pruning, options, session)?;
@@ -652,7 +657,7 @@ pub fn execute(plan: RepairPlan, options: WriterOptions, session: &Session<'_>) 
         // But for what was whole only in what went, if nothing needs it.
         let mut damaged = plan.still_damaged;
         for id in &plan.recorded.objects {
-            if repo.is_damaged_in_packs(*id)? {
+            if repo.is_damaged_in_packs(*id)? && !repo.is_whole(*id, Copy::Loose)? {
                 damaged.push(*id);
             }
         }
