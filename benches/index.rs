@@ -32,7 +32,7 @@ use backuptool::repo::{self, Appender, InitOptions, Session, WriterOptions};
 use backuptool::store::LocalBackend;
 use backuptool::store::loose::ReadRules;
 use backuptool::store::pack::{FinishedPack, FrameEntry, Member, PackIndex, PackKind, PackName};
-use backuptool::store::packs::Packs;
+use backuptool::store::packs::{Near, Packs};
 use backuptool::store::staging::{RunInfo, Staging};
 use jiff::Timestamp;
 
@@ -90,6 +90,12 @@ fn main() {
         time(
             &format!("hits, {round} time"),
             |n| all.holds(name(scattered(n) % (each * packs))).expect("look up"),
+            true,
+        );
+        let mut near = Near::default();
+        time(
+            &format!("hits in the order of the packs, {round} time"),
+            |n| all.holds_near(&mut near, name(n)).expect("look up"),
             true,
         );
         time(&format!("misses, {round} time"), |n| all.holds(name(u64::MAX - n)).expect("look up"), false);
@@ -194,7 +200,7 @@ fn refer_to_all(
     writer.commit(snapshot, &Labels::default(), None, session).expect("take the snapshot");
 }
 
-fn time(what: &str, look_up: impl Fn(u64) -> bool, expected: bool) {
+fn time(what: &str, mut look_up: impl FnMut(u64) -> bool, expected: bool) {
     let begun = Instant::now();
     for n in 0..LOOKUPS {
         assert_eq!(look_up(n), expected);

@@ -10,7 +10,7 @@ use super::Repository;
 use crate::error::Result;
 use crate::object::ObjectId;
 use crate::store::loose;
-use crate::store::packs::Location;
+use crate::store::packs::{Location, Near};
 
 /// Where one copy of an object is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -104,6 +104,24 @@ impl Repository {
             if self.name_at(location)? == Some(id) {
                 copies.push(location);
             }
+        }
+        Ok(copies)
+    }
+
+    /// The same, for who asks for objects about in the order in which they were stored.
+    pub(super) fn packed_copies_near(&self, near: &mut Near, id: ObjectId) -> Result<Vec<Location>> {
+        let packs = self.packs()?;
+        let ahead = near.next(packs, id)?.map(|(place, _)| place);
+        let mut copies = Vec::from_iter(ahead);
+        for location in packs.find(id)? {
+            if !copies.contains(&location) && self.name_at(location)? == Some(id) {
+                copies.push(location);
+            }
+        }
+        if ahead.is_none()
+            && let Some(first) = copies.first()
+        {
+            near.go_behind(*first);
         }
         Ok(copies)
     }

@@ -28,6 +28,7 @@ use super::recent::Recent;
 use crate::error::Result;
 use crate::object::{Content, EntryKind, ListId, ObjectId, Snapshot, Tree, TreeId};
 use crate::store::pack::PackName;
+use crate::store::packs::Near;
 
 /// The objects that a set of snapshots needs.
 #[derive(Debug, Default)]
@@ -39,6 +40,8 @@ pub struct Reachable {
     visited: HashSet<Visit>,
     /// The objects that were marked last.
     recent: Recent<()>,
+    /// Where the object stands that was marked last.
+    near: Near,
 }
 
 /// What was noted about the objects of a pack, by position.
@@ -136,7 +139,7 @@ impl Reachable {
     fn mark_places(&mut self, repo: &Repository, id: ObjectId) -> Result<Vec<Place>> {
         let packs = repo.packs()?;
         let mut places: Vec<Place> = Vec::new();
-        for location in repo.packed_copies(id)? {
+        for location in repo.packed_copies_near(&mut self.near, id)? {
             places.push((packs.name(location.slot), location.position));
         }
         places.sort_unstable();

@@ -47,7 +47,7 @@ use crate::store::batch::{Batch, SyncMethod};
 use crate::store::codec::Density;
 use crate::store::damaged::{self, Damaged};
 use crate::store::pack::{FinishedPack, FrameBuilder, PACK_SIZE, PackKind, PackWriter};
-use crate::store::packs::Packs;
+use crate::store::packs::{Near, Packs};
 use crate::store::staging::Staging;
 use crate::store::{Backend, Lock, codec, layout, loose, refs};
 
@@ -240,7 +240,7 @@ impl<'r> ObjectWriter<'r> {
     }
 
     fn appender(&self, kind: PackKind) -> Appender<'_, 'r> {
-        Appender { writer: self, kind, frames: Default::default() }
+        Appender { writer: self, kind, frames: Default::default(), near: Near::default() }
     }
 
     fn lane(&self, kind: PackKind) -> &Lane<'r> {
@@ -263,15 +263,15 @@ impl<'r> ObjectWriter<'r> {
         *self.zeros.get_or_init(|| self.repo.hash().hash(&vec![0; self.repo.config().chunks.maximum()]))
     }
 
-    /// Whether the object has to be stored by who asks.
-    fn is_wanted(&self, id: ObjectId, content: &[u8]) -> Result<bool> {
+    /// Whether the object has to be stored by who asks, for whom the last one was found at `near`.
+    fn is_wanted(&self, id: ObjectId, content: &[u8], near: &mut Near) -> Result<bool> {
         let mut shard = self.known.listed(self.repo.backend(), id)?;
         let presence = shard.objects.get(&id).copied();
         if presence == Some(Presence::Settled) {
             return Ok(false);
         }
         let is_damaged = self.is_damaged(id)?;
-        if !is_damaged && self.packs.holds(id)? {
+        if !is_damaged && self.packs.holds_near(near, id)? {
             self.reused_packs.store(true, Ordering::Relaxed);
             if self.recorded.is_doubtful {
                 // It was read, and need not be again.
@@ -499,6 +499,8 @@ pub struct Appender<'w, 'r> {
     kind: PackKind,
     /// By density; nothing while there is nothing in it.
     frames: [Option<FrameBuilder>; Density::ALL.len()],
+    /// Where the last object stands that was there already.
+    near: Near,
 }
 
 impl<'w, 'r> Appender<'w, 'r> {
@@ -534,7 +536,7 @@ impl<'w, 'r> Appender<'w, 'r> {
     fn try_store(&mut self, id: ObjectId, content: &[u8], check: impl FnOnce(&[u8]) -> Result<()>) -> Result<ObjectId> {
         let writer = self.writer;
         writer.repo.go_on()?;
-        if !writer.is_wanted(id, content)? {
+        if !writer.is_wanted(id, content, &mut self.near)? {
             return Ok(id);
         }
         check(content)?;

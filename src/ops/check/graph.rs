@@ -20,11 +20,11 @@ use std::mem;
 
 use rayon::prelude::*;
 
-use super::read::{Contents, Known, Near, Stored};
+use super::read::{Contents, Known, Stored};
 use crate::error::{Error, ObjectProblem, Result};
 use crate::object::{Content, EntryKind, ListId, ObjectId, Snapshot, Tree, TreeId};
 use crate::repo::{PlaceSet, Recent, Repository};
-use crate::store::packs::Location;
+use crate::store::packs::{Location, Near};
 
 /// An object that refers to others, and how it is itself referred to. (The same bytes may be a tree to one entry and a
 /// blob to another.)

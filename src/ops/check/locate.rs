@@ -4,9 +4,9 @@ use std::collections::HashSet;
 use std::vec;
 
 use super::graph::{Graph, Node};
-use super::read::Near;
 use crate::error::Result;
 use crate::object::{Content, EntryKind, ListId, Name, ObjectId, Snapshot, Tree, TreeId};
+use crate::store::packs::Near;
 
 /// No more paths than this are named for one snapshot. A few objects can stand for any number of paths, since the same
 /// directory may be met in many places.

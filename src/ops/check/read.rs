@@ -21,7 +21,7 @@ use crate::progress::Progress;
 use crate::repo::{PlaceSet, Repository};
 use crate::store::loose;
 use crate::store::pack::{Member, PackName};
-use crate::store::packs::Location;
+use crate::store::packs::{Location, Near};
 use crate::store::verified::Verified;
 
 /// What is known of a stored object.
@@ -78,14 +78,6 @@ impl Known {
     pub(in crate::ops) fn is_usable(&self) -> bool {
         self.stored.is_some_and(Stored::is_usable)
     }
-}
-
-/// Where the next object probably stands.
-#[derive(Debug, Default)]
-pub(in crate::ops) struct Near {
-    next: Option<Location>,
-    /// What was read there and behind it, the last first.
-    members: Vec<Member>,
 }
 
 /// How much is stored. Of several copies of an object one counts.
@@ -294,28 +286,22 @@ impl Contents {
         Ok(Known { stored, places })
     }
 
-    /// The same, for who asks for objects in the order in which a snapshot has stored them: each probably stands behind the
-    /// last one.
+    /// The same, for who asks for objects in the order in which a snapshot has stored them: each probably stands not far
+    /// behind the last one.
     pub(in crate::ops) fn find_next(&self, repo: &Repository, near: &mut Near, id: ObjectId) -> Result<Known> {
-        if let Some(place) = near.next {
-            if near.members.is_empty() {
-                near.members = repo.packs()?.some_members(place)?;
-                near.members.reverse();
-            }
-            if let Some(member) = near.members.pop_if(|member| member.id == id)
-                && self.is_readable(place)
-                && !self.shared.has(place)
-            {
-                let known = Known { stored: Some(self.at(place, member.length.into())), places: vec![place] };
-                if known.is_usable() {
-                    near.next = Some(Location { position: place.position + 1, ..place });
-                    return Ok(known);
-                }
+        if let Some((place, member)) = near.next(repo.packs()?, id)?
+            && self.is_readable(place)
+            && !self.shared.has(place)
+        {
+            let known = Known { stored: Some(self.at(place, member.length.into())), places: vec![place] };
+            if known.is_usable() {
+                return Ok(known);
             }
         }
         let known = self.find(repo, id)?;
-        near.members.clear();
-        near.next = known.places.first().map(|place| Location { position: place.position + 1, ..*place });
+        if let Some(place) = known.places.first() {
+            near.go_behind(*place);
+        }
         Ok(known)
     }
 

@@ -4,7 +4,7 @@
 //!
 //! - Packs never change, and none goes while the repository is held shared. New ones may come; who misses an object that
 //!   must be there looks again ([`Packs::look_again`]).
-//! - A hit is confirmed in the pack, by all bytes of the name ([`Packs::holds`]), or by the hash of what was read.
+//! - A hit is confirmed in the pack, by all bytes of the name ([`Packs::holds`], [`Near`]), or by the hash of what was read.
 //! - An index that says of an object that it is not there may be wrong (see [`super::index`]): then [`Packs::look_again`]
 //!   reads the packs' own indexes, once.
 //! - A pack that cannot be used (cut short, an index that does not agree with the file) is left out and kept for a report.
@@ -17,6 +17,7 @@
 //! files up to a share of what the process may open.
 
 mod cache;
+mod near;
 mod state;
 
 use std::collections::HashSet;
@@ -32,6 +33,7 @@ use crate::error::{Error, Result};
 use crate::fs::open_file_budget;
 use crate::object::ObjectId;
 use cache::Cache;
+pub use near::Near;
 use state::{Covered, State, count};
 
 /// Decoded frames are kept up to so many bytes, and so many for each thread.
@@ -51,6 +53,13 @@ pub struct Location {
     pub slot: u32,
     /// The position among all objects of the pack.
     pub position: u32,
+}
+
+impl Location {
+    /// The place so many objects behind this one.
+    fn moved_by(self, objects: usize) -> Self {
+        Self { position: self.position.saturating_add(count(objects)), ..self }
+    }
 }
 
 /// All packs.
@@ -263,8 +272,16 @@ impl Packs {
 
     /// Whether a pack holds the object, as far as the packs' indexes say. A pack that cannot be read holds nothing.
     pub fn holds(&self, id: ObjectId) -> Result<bool> {
+        self.holds_near(&mut Near::default(), id)
+    }
+
+    /// The same, for who asks for objects about in the order in which they were stored.
+    pub fn holds_near(&self, near: &mut Near, id: ObjectId) -> Result<bool> {
+        if near.next(self, id)?.is_some() {
+            return Ok(true);
+        }
         for location in self.find(id)? {
-            if self.member(location)?.is_some_and(|member| member.id == id) {
+            if near.at(self, location, id)?.is_some() {
                 return Ok(true);
             }
         }
@@ -290,7 +307,7 @@ impl Packs {
 
     /// What stands at a location and behind it, as the pack's index says: at most as much as is read at once. Nothing if there
     /// is nothing, or the pack cannot be read.
-    pub fn some_members(&self, location: Location) -> Result<Vec<Member>> {
+    fn some_members(&self, location: Location) -> Result<Vec<Member>> {
         match self.file(location.slot).and_then(|pack| pack.some_members(location.position)) {
             Err(error) if error.is_unreadable() => Ok(Vec::new()),
             other => other,
