@@ -44,7 +44,7 @@ pub(super) struct Cli {
 #[command(next_help_heading = "Options of every command")]
 pub(super) struct Global {
     /// The repository [default: ./backup-repo]
-    #[arg(short, long, global = true, value_name = "DIR", env = "BACKUPTOOL_REPO", hide_env_values = true, value_parser = path())]
+    #[arg(short, long, global = true, value_name = "DIR", env = "BACKUPTOOL_REPO", hide_env_values = true, value_parser = repository())]
     pub(super) repo: Option<PathBuf>,
     /// Print JSON lines on standard output and nothing else there
     #[arg(long, global = true)]
@@ -370,11 +370,16 @@ impl From<Fsync> for SyncMethod {
 
 /// A path; a leading `~/` is the home directory, since the shell does not see it behind `=`.
 fn path() -> impl TypedValueParser<Value = PathBuf> {
-    OsStringValueParser::new().try_map(
-        |text| {
-            if text.is_empty() { Err("the path is empty") } else { Ok(expand_home(&text)) }
-        },
-    )
+    path_or("the path is empty")
+}
+
+/// The path of a repository, which may come from the environment.
+fn repository() -> impl TypedValueParser<Value = PathBuf> {
+    path_or("it is empty; name a directory with --repo or in $BACKUPTOOL_REPO, or unset that")
+}
+
+fn path_or(reason: &'static str) -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().try_map(move |text| if text.is_empty() { Err(reason) } else { Ok(expand_home(&text)) })
 }
 
 /// Whole snapshots, without a path in them.

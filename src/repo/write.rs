@@ -396,6 +396,11 @@ impl<'r> ObjectWriter<'r> {
         self.replaced.load(Ordering::Relaxed)
     }
 
+    /// Whether what checks have found is not known for sure.
+    pub fn record_is_doubtful(&self) -> bool {
+        self.recorded.is_doubtful
+    }
+
     /// Forgets the damage that this run has met and mended; not what a check has found meanwhile.
     fn heal(&self, session: &Session<'_>) -> Result<()> {
         let left = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);

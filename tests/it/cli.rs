@@ -145,6 +145,10 @@ fn options_stand_before_and_after_the_command_and_the_environment_names_the_repo
     let mut command = world.command();
     command.args(["snapshot", "src"]).env("BACKUPTOOL_REPO", world.path("repo"));
     run(command).exits(0);
+    let mut command = world.command();
+    command.arg("list").env("BACKUPTOOL_REPO", "");
+    let said = run(command).exits(2).stderr;
+    assert!(said.contains("it is empty; name a directory with --repo or in $BACKUPTOOL_REPO"), "{said}");
 }
 
 #[test]

@@ -102,6 +102,25 @@ fn a_quick_check_sees_what_is_missing_and_reads_no_content() {
 }
 
 #[test]
+fn that_it_is_not_sure_what_was_found_is_said_until_everything_is_read() {
+    let world = world();
+    let in_check = |options: &[&str]| {
+        let said = world.ok(["check", "-r", "repo"].iter().chain(options)).stdout;
+        let is_said = said.contains("note: what earlier checks have found cannot be read for sure");
+        assert_eq!(is_said, check(&world, options, 0)["record_is_doubtful"] == true, "{said}");
+        is_said
+    };
+    let in_snapshot = || {
+        let said = world.ok(["snapshot", "-r", "repo", "src"]).stdout;
+        said.contains("what checks have found cannot be read for sure, so everything was read")
+    };
+    assert!(!in_snapshot() && !in_check(&["--quick"]));
+    fs::write(world.path("repo/cache/damaged"), "garbage").unwrap();
+    assert!(in_snapshot() && in_check(&["--quick"]) && in_check(&["--subset", "1/2"]) && in_snapshot());
+    assert!(!in_check(&[]) && !in_snapshot());
+}
+
+#[test]
 fn the_parts_are_everything() {
     let world = world();
     for (kind, at) in [("blobs", 1000), ("trees", 100)] {

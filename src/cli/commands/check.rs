@@ -102,6 +102,13 @@ fn notes(report: &CheckReport, lines: &mut Vec<String>) {
         let objects = count(report.unread_damaged, "object");
         note(format!("an earlier check found {objects} damaged or missing that this one did not read"));
     }
+    if report.record_is_doubtful {
+        note(
+            "what earlier checks have found cannot be read for sure, so snapshots read everything; \
+             a `check` of everything ends that"
+                .into(),
+        );
+    }
     if leftovers.unneeded > 0 && !leftovers.lost_snapshots {
         let objects = count(leftovers.unneeded, "object");
         note(format!("no snapshot needs {objects}; the next prune removes what is unneeded"));
@@ -210,6 +217,7 @@ fn check_json(report: &CheckReport) -> Value {
         "bytes": report.bytes,
         "unread_objects": report.unread,
         "unread_damaged_objects": report.unread_damaged,
+        "record_is_doubtful": report.record_is_doubtful,
         "packs": report.packs,
         "damaged": damaged,
         "damaged_packs": damaged_packs,

@@ -87,6 +87,11 @@ fn snapshot_text(report: &SnapshotReport) -> String {
     remark(changed.count, "file", "changed each time it was read; the last reading is stored");
     remark(report.replaced, "damaged object", "stored again; `backuptool repair` clears away what is damaged");
     remark(incomplete.count, "path", "could not be read and is not in the snapshot");
+    if report.record_is_doubtful {
+        text.push_str(
+            "what checks have found cannot be read for sure, so everything was read; `backuptool check` ends that\n",
+        );
+    }
     text
 }
 
@@ -108,6 +113,7 @@ fn snapshot_json(report: &SnapshotReport) -> serde_json::Value {
         "changed": snapshot.changed.count,
         "incomplete": snapshot.incomplete.count,
         "replaced": report.replaced,
+        "record_is_doubtful": report.record_is_doubtful,
         "seconds": report.elapsed.as_secs_f64(),
     })
 }

@@ -63,6 +63,9 @@ pub struct CheckReport {
     pub unread: u64,
     /// Those of them that an earlier check found damaged.
     pub unread_damaged: u64,
+    /// Whether what earlier checks have found is not known for sure, and this one did not read everything: snapshots rely on
+    /// nothing that they have not read.
+    pub record_is_doubtful: bool,
     /// Objects that are damaged or missing, and what that concerns.
     pub damaged: BTreeMap<ObjectId, Damage>,
     /// Whether more paths are concerned than are named.
@@ -175,6 +178,7 @@ pub fn check(repo: &SharedRepository, options: &CheckOptions, session: &Session<
     report.unread_damaged = still_damaged.len() as u64;
     let found = to_store_again(&contents, &report.damaged, still_damaged);
     let noted = repo.change_damaged(session, |noted| noted.replace(&damaged_before, &found));
+    report.record_is_doubtful = noted.as_ref().map_or(damaged_before.is_doubtful, |noted| noted.is_doubtful);
     report.not_recorded = noted.err().or(forgotten.err());
     report.damaged_packs = contents.damaged_packs;
     let listed: HashSet<PackName> = repo.packs()?.list().into_iter().map(|(pack, _)| pack).collect();

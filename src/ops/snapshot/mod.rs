@@ -70,6 +70,8 @@ pub struct SnapshotReport {
     pub special: u64,
     /// Damaged objects that were met again and stored anew.
     pub replaced: u64,
+    /// Whether what checks have found is not known for sure: then everything was read.
+    pub record_is_doubtful: bool,
     /// How long it took.
     pub elapsed: Duration,
 }
@@ -128,9 +130,9 @@ pub fn snapshot(
         changed,
     };
     refuse_nothing(repo, &snapshot, options)?;
-    let replaced = writer.replaced();
+    let (replaced, record_is_doubtful) = (writer.replaced(), writer.record_is_doubtful());
     let snapshot = writer.commit(snapshot, options.labels, Some(history.seen), session)?;
-    Ok(SnapshotReport { snapshot, unchanged, special, replaced, elapsed: begun.elapsed() })
+    Ok(SnapshotReport { snapshot, unchanged, special, replaced, record_is_doubtful, elapsed: begun.elapsed() })
 }
 
 fn refuse_repository_as_source(source: &Path, repository: Option<Identity>) -> Result<()> {
