@@ -14,6 +14,7 @@
 //! copies say was removed does not come, and is noted last, since such a note says the same of all lower numbers.
 
 use std::collections::BTreeSet;
+use std::mem;
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
@@ -176,9 +177,21 @@ impl Documents {
         }
     }
 
+    /// Leaves these snapshots out, unless one of them is pinned. Returns the others.
+    pub(super) fn leave_out(&mut self, repo: &Repository, numbers: &[u64]) -> Result<SnapshotListing> {
+        self.refuse_pinned(repo, numbers)?;
+        let stays = |number: u64| numbers.binary_search(&number).is_err();
+        self.labels.retain(|labels| stays(labels.number));
+        self.damaged_labels.retain(|(number, _)| stays(*number));
+        let mut listing = mem::take(&mut self.listing);
+        listing.snapshots.retain(|snapshot| stays(snapshot.number));
+        listing.unreadable.retain(|(number, _)| stays(*number));
+        Ok(listing)
+    }
+
     /// Fails before anything is done if a snapshot that is to be removed is pinned, or will be by labels that are brought,
     /// or if nobody can say whether it is.
-    pub(super) fn refuse_pinned(&self, repo: &Repository, numbers: &[u64]) -> Result<()> {
+    fn refuse_pinned(&self, repo: &Repository, numbers: &[u64]) -> Result<()> {
         for number in numbers {
             let is_pinned = match self.labels.iter().find(|brought| brought.number == *number) {
                 Some(brought) => Ok(brought.content.pinned),

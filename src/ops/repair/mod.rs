@@ -42,7 +42,6 @@ mod documents;
 mod origins;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::mem;
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
@@ -206,10 +205,7 @@ pub fn plan(
     let graph = walk(&brought.listing.snapshots)?;
     let damaged_snapshots = damaged_snapshots(&graph, &brought.listing)?;
     let remove = if remove_damaged_snapshots { damaged_snapshots.clone() } else { Vec::new() };
-    brought.refuse_pinned(&repo, &remove)?;
-    let mut listing = mem::take(&mut brought.listing);
-    listing.snapshots.retain(|snapshot| !remove.contains(&snapshot.number));
-    listing.unreadable.retain(|(number, _)| !remove.contains(number));
+    let listing = brought.leave_out(&repo, &remove)?;
     let graph = if remove.is_empty() { graph } else { walk(&listing.snapshots)? };
     // Where all refs are lost and none is brought, it is not known what they needed.
     let is_all_lost = brought.all_lost && listing.snapshots.is_empty();
@@ -233,16 +229,11 @@ pub fn plan(
     let as_loose = loose.unreadable.is_empty() && writing.stay_loose(found.len(), bytes);
     let (going, staying) = verdict.packs(&found)?;
     let (superseded_loose, kept_loose) = verdict.loose(&found, as_loose)?;
-    let mut remaining = check::judge(&repo, &graph, &contents, listing)?;
-    remaining.unlistable = loose.unreadable;
-    brought.labels.retain(|labels| !remove.contains(&labels.number));
-    brought.damaged_labels.retain(|(number, _)| !remove.contains(number));
-    remaining.damaged_labels = brought.damaged_labels;
-    let in_packs = staying.iter().flat_map(|salvage| salvage.members().unwrap_or_default()).copied();
-    let kept: HashSet<ObjectId> = kept_loose.into_iter().chain(in_packs).collect();
-    remaining.damaged.retain(|id, _| graph.needs(id) || kept.contains(id));
-    let stays = |name: &PackName| untouchable.contains(name) || staying.iter().any(|kept| kept.name() == *name);
-    remaining.damaged_packs = contents.damaged_packs.iter().filter(|(name, _)| stays(name)).cloned().collect();
+    let remaining = CheckReport {
+        unlistable: loose.unreadable,
+        damaged_labels: brought.damaged_labels,
+        ..verdict.remaining(listing, &staying, &untouchable, kept_loose)?
+    };
     repo.go_on()?;
     let still_damaged: Vec<ObjectId> = remaining.damaged.keys().copied().collect();
     Ok(RepairPlan {
@@ -580,6 +571,25 @@ impl Verdict<'_> {
         }
         going.sort_unstable();
         Ok((going, staying))
+    }
+
+    /// What a check would find of these snapshots when everything is done, if these damaged packs, those that could not be
+    /// looked into, and these damaged loose files stay.
+    fn remaining(
+        &self,
+        listing: SnapshotListing,
+        packs: &[&Salvage],
+        untouchable: &HashSet<PackName>,
+        loose: HashSet<ObjectId>,
+    ) -> Result<CheckReport> {
+        let mut remaining = check::judge(self.repo, self.graph, self.contents, listing)?;
+        let in_packs = packs.iter().flat_map(|salvage| salvage.members().unwrap_or_default()).copied();
+        let kept: HashSet<ObjectId> = loose.into_iter().chain(in_packs).collect();
+        remaining.damaged.retain(|id, _| self.graph.needs(id) || kept.contains(id));
+        let stays = |name: &PackName| untouchable.contains(name) || packs.iter().any(|kept| kept.name() == *name);
+        let damaged = self.contents.damaged_packs.iter();
+        remaining.damaged_packs = damaged.filter(|(name, _)| stays(name)).cloned().collect();
+        Ok(remaining)
     }
 }
 
