@@ -6,6 +6,9 @@
 //! damaged, a repair, a prune. Each reads what is noted, changes of it what it knows better, and writes that; and as long
 //! as it does so it holds `tmp/findings`, a staging directory like any other except that its name is fixed, so that there
 //! is one at a time. What took hours to find never replaces as a whole what others have noted meanwhile.
+//!
+//! One thing this cannot tell: an object that was noted already, that one check finds whole, and that rots before another
+//! one beside it reads it. The first takes it off; the next check finds it again.
 
 use super::{Repository, Session, lock, make_dirs};
 use crate::error::Result;
