@@ -32,7 +32,7 @@ use backuptool::repo::{self, Appender, InitOptions, Session, WriterOptions};
 use backuptool::store::LocalBackend;
 use backuptool::store::loose::ReadRules;
 use backuptool::store::pack::{FinishedPack, FrameEntry, Member, PackIndex, PackKind, PackName};
-use backuptool::store::packs::{Near, Packs};
+use backuptool::store::packs::Packs;
 use backuptool::store::staging::{RunInfo, Staging};
 use jiff::Timestamp;
 
@@ -92,12 +92,8 @@ fn main() {
             |n| all.holds(name(scattered(n) % (each * packs))).expect("look up"),
             true,
         );
-        let mut near = Near::default();
-        time(
-            &format!("hits in the order of the packs, {round} time"),
-            |n| all.holds_near(&mut near, name(n)).expect("look up"),
-            true,
-        );
+        let mut near = all.near();
+        time(&format!("hits in the order of the packs, {round} time"), |n| near.holds(name(n)).expect("look up"), true);
         time(&format!("misses, {round} time"), |n| all.holds(name(u64::MAX - n)).expect("look up"), false);
     }
     drop(all);

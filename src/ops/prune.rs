@@ -569,8 +569,9 @@ impl StoredBytes {
 
 fn mark_all(repo: &Repository, numbers: &[u64], marks: &mut Reachable) -> Result<()> {
     refuse_lost(repo, numbers)?;
+    let mut marking = marks.marking(repo)?;
     for number in numbers {
-        let marked = repo.read_snapshot(*number).and_then(|snapshot: Snapshot| marks.mark(repo, &snapshot));
+        let marked = repo.read_snapshot(*number).and_then(|snapshot: Snapshot| marking.mark(&snapshot));
         marked.map_err(|error| match error {
             Error::Damaged { .. } | Error::Object { .. } | Error::TooNew { .. } | Error::Io { .. } => Error::refused(
                 "prune",

@@ -108,13 +108,13 @@ impl Repository {
         Ok(copies)
     }
 
-    /// The same, for who asks for objects about in the order in which they were stored.
-    pub(super) fn packed_copies_near(&self, near: &mut Near, id: ObjectId) -> Result<Vec<Location>> {
-        let packs = self.packs()?;
-        let ahead = near.next(packs, id)?.map(|(place, _)| place);
-        let mut copies = Vec::from_iter(ahead);
-        for location in packs.find(id)? {
-            if !copies.contains(&location) && self.name_at(location)? == Some(id) {
+    /// The same, for who asks for objects about in the order in which they were stored. (The index is asked all the same:
+    /// there may be other copies. And what it hides stays hidden: it is to be what others find who ask in no order.)
+    pub(super) fn packed_copies_near(&self, near: &mut Near<'_>, id: ObjectId) -> Result<Vec<Location>> {
+        let ahead = near.next(id)?.map(|(place, _)| place);
+        let mut copies = Vec::new();
+        for location in near.packs().find(id)? {
+            if ahead == Some(location) || self.name_at(location)? == Some(id) {
                 copies.push(location);
             }
         }

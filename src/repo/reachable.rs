@@ -15,7 +15,8 @@
 //!
 //! - A place is marked only after the pack itself has said that the object stands there: `cache/index` alone could point
 //!   at a neighbour. If no pack says so, the name is kept.
-//! - Places are those of a pack by its name, so they mean the same after the packs were listed anew.
+//! - Places are those of a pack by its name, so they mean the same after the packs were listed anew. What does not is kept
+//!   no longer than the packs are borrowed ([`Marking`]).
 //! - Of an object with several copies the index may know only some. So a place without a mark is dead only if no place that
 //!   the index knows for an object of that name is marked either ([`Reachable::needs`]). What cannot be looked up counts as
 //!   needed.
@@ -28,7 +29,7 @@ use super::recent::Recent;
 use crate::error::Result;
 use crate::object::{Content, EntryKind, ListId, ObjectId, Snapshot, Tree, TreeId};
 use crate::store::pack::PackName;
-use crate::store::packs::Near;
+use crate::store::packs::{Near, Packs};
 
 /// The objects that a set of snapshots needs.
 #[derive(Debug, Default)]
@@ -38,10 +39,6 @@ pub struct Reachable {
     apart: HashSet<ObjectId>,
     /// Visited, and without a bit for it.
     visited: HashSet<Visit>,
-    /// The objects that were marked last.
-    recent: Recent<()>,
-    /// Where the object stands that was marked last.
-    near: Near,
 }
 
 /// What was noted about the objects of a pack, by position.
@@ -62,39 +59,50 @@ enum Visit {
 /// A place that stays the same when packs are listed anew.
 type Place = (PackName, u32);
 
-impl Reachable {
+/// Marking, as long as the packs stay listed as they are: that the repository is borrowed says so.
+pub struct Marking<'a> {
+    marks: &'a mut Reachable,
+    repo: &'a Repository,
+    /// The objects that were marked last.
+    recent: Recent<()>,
+    /// Where the object stands that was marked last.
+    near: Near<'a>,
+    /// What is visited and not read yet.
+    pending: Vec<Visit>,
+}
+
+impl Marking<'_> {
     /// Marks everything that a snapshot needs. It is an error if a tree or list cannot be read: then what is below it is
     /// not known, and nothing must be removed. Blobs are not read.
-    pub fn mark(&mut self, repo: &Repository, snapshot: &Snapshot) -> Result<()> {
-        let mut pending = Vec::new();
-        self.refer_to(repo, Visit::Tree(snapshot.tree), &mut pending)?;
+    pub fn mark(&mut self, snapshot: &Snapshot) -> Result<()> {
+        self.refer_to(Visit::Tree(snapshot.tree))?;
         for (_size, content) in snapshot.path_lists() {
-            self.refer_to_content(repo, content, &mut pending)?;
+            self.refer_to_content(content)?;
         }
-        while let Some(visit) = pending.pop() {
+        while let Some(visit) = self.pending.pop() {
             match visit {
-                Visit::Tree(id) => match repo.read_tree(id)? {
+                Visit::Tree(id) => match self.repo.read_tree(id)? {
                     Tree::Entries(entries) => {
                         for entry in entries {
                             match entry.kind {
-                                EntryKind::File { content, .. } => self.refer_to_content(repo, content, &mut pending),
-                                EntryKind::Dir { tree, .. } => self.refer_to(repo, Visit::Tree(tree), &mut pending),
+                                EntryKind::File { content, .. } => self.refer_to_content(content),
+                                EntryKind::Dir { tree, .. } => self.refer_to(Visit::Tree(tree)),
                                 EntryKind::Symlink { .. } => Ok(()),
                             }?;
                         }
                     }
                     Tree::Pieces { pieces, .. } => {
                         for piece in pieces {
-                            self.refer_to(repo, Visit::Tree(piece.tree), &mut pending)?;
+                            self.refer_to(Visit::Tree(piece.tree))?;
                         }
                     }
                 },
                 Visit::List(id, depth) => {
-                    for chunk in repo.read_list(id)? {
+                    for chunk in self.repo.read_list(id)? {
                         if depth == 1 {
-                            self.need(repo, chunk.id)?;
+                            self.need(chunk.id)?;
                         } else {
-                            self.refer_to(repo, Visit::List(ListId(chunk.id), depth - 1), &mut pending)?;
+                            self.refer_to(Visit::List(ListId(chunk.id), depth - 1))?;
                         }
                     }
                 }
@@ -103,56 +111,63 @@ impl Reachable {
         Ok(())
     }
 
-    fn refer_to_content(&mut self, repo: &Repository, content: Content, pending: &mut Vec<Visit>) -> Result<()> {
+    fn refer_to_content(&mut self, content: Content) -> Result<()> {
         match content {
-            Content::Blob(blob) => self.need(repo, blob.object()),
-            Content::Chunks { list, depth } => self.refer_to(repo, Visit::List(list, depth), pending),
+            Content::Blob(blob) => self.need(blob.object()),
+            Content::Chunks { list, depth } => self.refer_to(Visit::List(list, depth)),
         }
     }
 
-    fn refer_to(&mut self, repo: &Repository, visit: Visit, pending: &mut Vec<Visit>) -> Result<()> {
+    fn refer_to(&mut self, visit: Visit) -> Result<()> {
         let id = match visit {
             Visit::Tree(id) => id.object(),
             Visit::List(id, _) => id.object(),
         };
-        let places = self.mark_places(repo, id)?;
+        let places = self.mark_places(id)?;
         let is_new = match (visit, places.first()) {
-            (Visit::Tree(_), Some((pack, position))) => self.marks(*pack).trees.set(*position),
-            (Visit::List(_, 1), Some((pack, position))) => self.marks(*pack).lists.set(*position),
-            _ => self.visited.insert(visit),
+            (Visit::Tree(_), Some((pack, position))) => self.marks.of(*pack).trees.set(*position),
+            (Visit::List(_, 1), Some((pack, position))) => self.marks.of(*pack).lists.set(*position),
+            _ => self.marks.visited.insert(visit),
         };
         if is_new {
-            pending.push(visit);
+            self.pending.push(visit);
         }
         Ok(())
     }
 
-    fn need(&mut self, repo: &Repository, id: ObjectId) -> Result<()> {
+    fn need(&mut self, id: ObjectId) -> Result<()> {
         if self.recent.get(id).is_none() {
-            self.mark_places(repo, id)?;
+            self.mark_places(id)?;
             self.recent.put(id, ());
         }
         Ok(())
     }
 
     /// Marks each place where packs say that the object stands, or its name if there is none. Returns the places.
-    fn mark_places(&mut self, repo: &Repository, id: ObjectId) -> Result<Vec<Place>> {
-        let packs = repo.packs()?;
-        let mut places: Vec<Place> = Vec::new();
-        for location in repo.packed_copies_near(&mut self.near, id)? {
-            places.push((packs.name(location.slot), location.position));
-        }
+    fn mark_places(&mut self, id: ObjectId) -> Result<Vec<Place>> {
+        let packs: &Packs = self.near.packs();
+        let copies = self.repo.packed_copies_near(&mut self.near, id)?;
+        let mut places: Vec<Place> =
+            copies.into_iter().map(|location| (packs.name(location.slot), location.position)).collect();
         places.sort_unstable();
         for (pack, position) in &places {
-            self.marks(*pack).needed.set(*position);
+            self.marks.of(*pack).needed.set(*position);
         }
         if places.is_empty() {
-            self.apart.insert(id);
+            self.marks.apart.insert(id);
         }
         Ok(places)
     }
+}
 
-    fn marks(&mut self, pack: PackName) -> &mut PackMarks {
+impl Reachable {
+    /// Begins to mark what snapshots of this repository need, besides what is marked.
+    pub fn marking<'a>(&'a mut self, repo: &'a Repository) -> Result<Marking<'a>> {
+        let near = repo.packs()?.near();
+        Ok(Marking { marks: self, repo, recent: Recent::default(), near, pending: Vec::new() })
+    }
+
+    fn of(&mut self, pack: PackName) -> &mut PackMarks {
         self.packed.entry(pack).or_default()
     }
 

@@ -240,7 +240,7 @@ impl<'r> ObjectWriter<'r> {
     }
 
     fn appender(&self, kind: PackKind) -> Appender<'_, 'r> {
-        Appender { writer: self, kind, frames: Default::default(), near: Near::default() }
+        Appender { writer: self, kind, frames: Default::default(), near: self.packs.near() }
     }
 
     fn lane(&self, kind: PackKind) -> &Lane<'r> {
@@ -264,14 +264,14 @@ impl<'r> ObjectWriter<'r> {
     }
 
     /// Whether the object has to be stored by who asks, for whom the last one was found at `near`.
-    fn is_wanted(&self, id: ObjectId, content: &[u8], near: &mut Near) -> Result<bool> {
+    fn is_wanted(&self, id: ObjectId, content: &[u8], near: &mut Near<'_>) -> Result<bool> {
         let mut shard = self.known.listed(self.repo.backend(), id)?;
         let presence = shard.objects.get(&id).copied();
         if presence == Some(Presence::Settled) {
             return Ok(false);
         }
         let is_damaged = self.is_damaged(id)?;
-        if !is_damaged && self.packs.holds_near(near, id)? {
+        if !is_damaged && near.holds(id)? {
             self.reused_packs.store(true, Ordering::Relaxed);
             if self.recorded.is_doubtful {
                 // It was read, and need not be again.
@@ -505,7 +505,7 @@ pub struct Appender<'w, 'r> {
     /// By density; nothing while there is nothing in it.
     frames: [Option<FrameBuilder>; Density::ALL.len()],
     /// Where the last object stands that was there already.
-    near: Near,
+    near: Near<'r>,
 }
 
 impl<'w, 'r> Appender<'w, 'r> {

@@ -37,6 +37,8 @@ enum Work {
     TakeFirst,
     /// A snapshot of something of which some is new.
     TakeNew,
+    /// The same, and then packs are folded, if the lock is to be had.
+    TakeNewAndPack,
     /// The removal of a snapshot.
     Prune(u64),
     Pack,
@@ -74,6 +76,13 @@ impl Scene {
         move |backend| match work {
             Work::TakeFirst => take(backend, &first),
             Work::TakeNew => take(backend, &new),
+            Work::TakeNewAndPack => {
+                let number = take(backend.clone(), &new)?;
+                match pack_with(backend, PACKED) {
+                    Ok(_) | Err(Error::Locked { .. }) => Ok(number),
+                    Err(error) => Err(error),
+                }
+            }
             Work::Prune(number) => prune_with(backend, &[number], PACKED).map(|_| None),
             Work::Pack => pack_with(backend, PACKED).map(|_| None),
             Work::Check => {
@@ -88,7 +97,7 @@ impl Scene {
     /// What must be found after this, or may be.
     fn note(&self, expect: &mut Expect, work: Work, done: &Done) {
         match (work, done) {
-            (Work::TakeFirst | Work::TakeNew, Ok(number)) => {
+            (Work::TakeFirst | Work::TakeNew | Work::TakeNewAndPack, Ok(number)) => {
                 let number = number.unwrap();
                 let source = if work == Work::TakeFirst { &self.first } else { &self.new };
                 expect.must.insert(number, source.model.clone());
@@ -160,17 +169,19 @@ impl Scene {
 
 #[test]
 fn whatever_comes_between_two_steps_of_another_does_no_harm() {
+    use Work::{Check, Pack, Prune, Read, TakeFirst, TakeNew, TakeNewAndPack};
+
     let scene = Scene::new();
     let mut cases = 0;
-    for one in [Work::TakeFirst, Work::TakeNew, Work::Prune(1), Work::Pack, Work::Check, Work::Read] {
+    for one in [TakeFirst, TakeNew, Prune(1), Pack, Check, Read] {
         let steps = scene.steps(one);
-        for other in [Work::TakeFirst, Work::TakeNew, Work::Prune(1), Work::Prune(2), Work::Pack] {
+        for other in [TakeFirst, TakeNew, TakeNewAndPack, Prune(1), Prune(2), Pack] {
             let sweep = Sweep::new(&scene.new, 0).packing(PACKED);
             for n in &steps {
                 scene.meet(&sweep, [one, other], *n, false);
                 cases += 1;
                 // Who only reads leaves nothing behind.
-                if !matches!(one, Work::Check | Work::Read) {
+                if !matches!(one, Check | Read) {
                     scene.meet(&sweep, [one, other], *n, true);
                     cases += 1;
                 }

@@ -11,9 +11,9 @@ use backuptool::store::pack::{PackKind, PackName};
 use backuptool::store::{Backend, MemoryBackend, layout};
 
 use crate::support::fault::FaultBackend;
-use crate::support::model::{Model, Source, file, files};
+use crate::support::model::{Model, Source, file, files, noise};
 use crate::support::repos::{
-    PACKED, check, init, open, packs, plain_snapshot, put_object, put_snapshot, restored, save_index, take_with,
+    PACKED, check, init, open, packs, plain_snapshot, prune, put_object, put_snapshot, restored, save_index, take_with,
 };
 
 /// A repository with a snapshot for each, all in packs, and the index of all packs.
@@ -99,6 +99,31 @@ fn what_the_index_hides_is_no_damage() {
         assert!(expected.is_clean());
         hide(&memory, HashAlgorithm::Blake3.hash(&file(number)));
         assert_eq!(found(&check(memory).unwrap()), found(&expected), "{number}");
+    }
+}
+
+/// A prune comes upon each object behind the one before it. What the index hides is needed all the same.
+#[test]
+fn of_what_the_index_hides_a_prune_keeps_the_copy_that_is_whole() {
+    let content = |number| noise(number, 5000);
+    let kept = (1..5).fold(Model::default(), |model, number| model.file(&format!("{number}"), content(number)));
+    for hidden in 1..5 {
+        let memory = indexed(&[files(1..4), kept.clone()]);
+        // What is loose is whole, and what is packed is not.
+        for number in 1..5 {
+            put_object(&memory, &content(number));
+        }
+        let needle = &content(3)[1000..1064];
+        for path in memory.paths().into_iter().filter(|path| path.starts_with("packs/")) {
+            let mut bytes = memory.contents(&path).unwrap();
+            if let Some(at) = bytes.windows(needle.len()).position(|window| window == needle) {
+                bytes[at] ^= 1;
+                memory.set_contents(&path, bytes).unwrap();
+            }
+        }
+        hide(&memory, HashAlgorithm::Blake3.hash(&content(hidden)));
+        prune(memory.clone(), &[1]).unwrap();
+        assert_eq!(restored(memory, 2).unwrap().differences(&kept), [] as [String; 0], "{hidden}");
     }
 }
 

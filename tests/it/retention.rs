@@ -22,7 +22,9 @@ use jiff::{Timestamp, ToSpan, Zoned};
 use crate::support::cli::{self, overwrite, write};
 use crate::support::fault::{FaultBackend, Plan};
 use crate::support::model::{Model, Source, noise};
-use crate::support::repos::{check, newer, open, prune, sealed, session, take, take_labelled};
+use crate::support::repos::{
+    PACKED, check, newer, open, pack_with, prune, read_back, sealed, session, take, take_labelled, take_with,
+};
 use crate::support::sweep::{Expect, Sweep, World};
 
 // ---- on the command line
@@ -524,6 +526,32 @@ fn what_comes_after_the_plan_takes_nothing_else_with_it() {
     assert_eq!(report.considered[1].decision.reasons, [Reason::NotPlanned]);
     assert_eq!(open(world.memory.clone()).unwrap().refs().unwrap().snapshots, [2, 3, 4]);
     assert!(check(world.memory).unwrap().is_clean());
+}
+
+/// Then no place means what it meant: packs are gone, others stand where they were listed, and something is marked anew.
+#[test]
+fn packs_that_are_folded_after_the_plan_are_marked_as_they_stand_then() {
+    // Many snapshots with trees in packs of their own, all of them needed but one.
+    let source = |number: u64| {
+        let file = |model: Model, file: u64| model.file(&format!("{file:02}/own"), noise(100 * number + file, 300));
+        Source::new((0..20).fold(Model::default(), file))
+    };
+    let sources: Vec<Source> = (1..=12).map(source).collect();
+    for seen in 1..=12 {
+        let world = World::new(MemoryBackend::new()).with_written(&sources.iter().collect::<Vec<_>>(), PACKED);
+        // It needs what one of the others needs, and so looks for it again.
+        let new = Source::new(sources[seen - 1].model.clone().file("new", *b"new"));
+        let report = between(&world, &PruneOptions::numbers(&[1]), &[1], |memory| {
+            assert_eq!(take_with(memory.clone(), new.path(), PACKED).unwrap().snapshot.number, 13);
+            assert!(pack_with(memory.clone(), PACKED).unwrap().folded > 0);
+        });
+        assert_eq!(report.unwrap().removed, [1]);
+        for (number, model) in world.taken.iter().skip(1).chain([(&13, &new.model)]) {
+            let found = read_back(&open(world.memory.clone()).unwrap(), *number).unwrap();
+            assert_eq!(found.differences(model), [] as [String; 0], "{seen}: {number}");
+        }
+        assert!(check(world.memory).unwrap().is_clean());
+    }
 }
 
 #[test]

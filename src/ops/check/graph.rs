@@ -266,13 +266,13 @@ impl<'a> Graph<'a> {
             Err(error) => return Ok(Err(error)),
         };
         let size = references.iter().try_fold(0_u64, |sum, reference| sum.checked_add(reference.size));
-        let mut near = Near::default();
+        let mut near = self.repo.packs()?.near();
         let find = |reference: Reference| Ok((reference, self.find(&reference, &mut near)?));
         let references = references.into_iter().map(find).collect::<Result<_>>()?;
         Ok(Ok(NodeContent { size: size.map_or(Size::TooMuch, Size::Is), references }))
     }
 
-    fn find(&self, reference: &Reference, near: &mut Near) -> Result<Known> {
+    fn find(&self, reference: &Reference, near: &mut Near<'_>) -> Result<Known> {
         let id = reference.id();
         match (self.recent.get(id), reference.to) {
             (Some((stored, place)), _) => Ok(Known { stored: Some(stored), places: vec![place] }),
@@ -462,7 +462,7 @@ impl<'a> Graph<'a> {
 
     /// Whether a blob is stored, whole as far as it was read, and of this length as far as that is known.
     /// `near` is where the last one was found that was asked for.
-    pub(super) fn holds_blob(&self, near: &mut Near, id: ObjectId, length: u64) -> Result<bool> {
+    pub(super) fn holds_blob(&self, near: &mut Near<'_>, id: ObjectId, length: u64) -> Result<bool> {
         Ok(has_length(&self.contents.find_next(self.repo, near, id)?, length))
     }
 

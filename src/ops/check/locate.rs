@@ -64,7 +64,7 @@ impl<'g> Locator<'g> {
         for (size, content) in snapshot.path_lists() {
             // No file of the snapshot, but a part of it.
             let path = b"(the full list of what could not be read or changed)";
-            self.look_at_content(content, size, path, &mut Near::default(), &mut places)?;
+            self.look_at_content(content, size, path, &mut self.graph.repo.packs()?.near(), &mut places)?;
         }
         let mut path = Vec::new();
         let mut levels: Vec<Level> = self.enter(Node::Dir(snapshot.tree), &path, &mut places)?.into_iter().collect();
@@ -98,7 +98,7 @@ impl<'g> Locator<'g> {
         if self.graph.is_dirty(node) && self.graph.problem(node.id()).is_some() {
             places.add(node.id(), path);
         }
-        let (mut below, mut near) = (Vec::new(), Near::default());
+        let (mut below, mut near) = (Vec::new(), self.graph.repo.packs()?.near());
         // What cannot be read is among the problems. If it only cannot be read now, that is no reason to pass over it.
         let mut was_read = true;
         match self.graph.repo.read_tree(TreeId(node.id())) {
@@ -129,7 +129,7 @@ impl<'g> Locator<'g> {
         content: Content,
         size: u64,
         path: &[u8],
-        near: &mut Near,
+        near: &mut Near<'_>,
         places: &mut Places,
     ) -> Result<()> {
         let (list, depth) = match content {

@@ -288,8 +288,8 @@ impl Contents {
 
     /// The same, for who asks for objects in the order in which a snapshot has stored them: each probably stands not far
     /// behind the last one.
-    pub(in crate::ops) fn find_next(&self, repo: &Repository, near: &mut Near, id: ObjectId) -> Result<Known> {
-        if let Some((place, member)) = near.next(repo.packs()?, id)?
+    pub(in crate::ops) fn find_next(&self, repo: &Repository, near: &mut Near<'_>, id: ObjectId) -> Result<Known> {
+        if let Some((place, member)) = near.next(id)?
             && self.is_readable(place)
             && !self.shared.has(place)
         {

@@ -719,18 +719,20 @@ fn clear_away(
 /// Marks what the snapshots need that were not marked before, and notes by name which of `held` they need. There are no
 /// marks if that cannot be found out.
 fn mark(repo: &Repository, held: &[ObjectId], marks: &mut Option<Reachable>, marked: &mut BTreeSet<u64>) -> Result<()> {
+    let Some(known) = marks else { return Ok(()) };
+    let mut marking = known.marking(repo)?;
     for number in repo.refs()?.snapshots {
-        let Some(known) = marks else { return Ok(()) };
         if !marked.insert(number) {
             continue;
         }
-        match repo.read_snapshot(number).and_then(|snapshot| known.mark(repo, &snapshot)) {
-            Err(error) if error.is_unreadable() || matches!(error, Error::TooNew { .. }) => *marks = None,
+        match repo.read_snapshot(number).and_then(|snapshot| marking.mark(&snapshot)) {
+            Err(error) if error.is_unreadable() || matches!(error, Error::TooNew { .. }) => {
+                *marks = None;
+                return Ok(());
+            }
             other => other?,
         }
     }
-    if let Some(known) = marks {
-        known.note_loose(repo, held);
-    }
+    known.note_loose(repo, held);
     Ok(())
 }

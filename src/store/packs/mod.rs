@@ -272,20 +272,12 @@ impl Packs {
 
     /// Whether a pack holds the object, as far as the packs' indexes say. A pack that cannot be read holds nothing.
     pub fn holds(&self, id: ObjectId) -> Result<bool> {
-        self.holds_near(&mut Near::default(), id)
+        self.near().holds(id)
     }
 
-    /// The same, for who asks for objects about in the order in which they were stored.
-    pub fn holds_near(&self, near: &mut Near, id: ObjectId) -> Result<bool> {
-        if near.next(self, id)?.is_some() {
-            return Ok(true);
-        }
-        for location in self.find(id)? {
-            if near.at(self, location, id)?.is_some() {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+    /// For who asks for objects about in the order in which they were stored.
+    pub fn near(&self) -> Near<'_> {
+        Near::nothing(self)
     }
 
     /// What stands at a location, as the pack's index says; nothing if there is nothing, or the pack cannot be read.

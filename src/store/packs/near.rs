@@ -11,10 +11,11 @@ const FEW: usize = 8;
 /// What stands behind the object that was found last. Who asks for objects in the order in which a snapshot has stored them
 /// finds most of them here: a pack's index is read once for a few dozen, and `cache/index` not at all.
 ///
-/// It holds what packs say of themselves, and packs never change. So it is as right as to ask each time, as long as the
-/// repository is held at least shared.
-#[derive(Debug, Default)]
-pub struct Near {
+/// It holds what packs say of themselves, and packs never change. But a place is one only among packs that are listed as
+/// they were: that it borrows them says so. So it is as right as to ask each time.
+#[derive(Debug)]
+pub struct Near<'p> {
+    packs: &'p Packs,
     /// What was read and is not passed yet, and where its first stands. Without any, what stands there was not read yet.
     place: Option<Location>,
     members: Vec<Member>,
@@ -22,7 +23,17 @@ pub struct Near {
     passed: usize,
 }
 
-impl Near {
+impl<'p> Near<'p> {
+    /// Nothing was found yet.
+    pub(super) fn nothing(packs: &'p Packs) -> Self {
+        Self { packs, place: None, members: Vec::new(), passed: 0 }
+    }
+
+    /// The packs that it looks into.
+    pub fn packs(&self) -> &'p Packs {
+        self.packs
+    }
+
     /// Goes to what stands behind this place.
     pub fn go_behind(&mut self, place: Location) {
         self.place = Some(place.moved_by(1));
@@ -31,23 +42,32 @@ impl Near {
     }
 
     /// Goes behind the object if it stands not far behind the last one. Returns its place, and what the pack says of it.
-    pub fn next(&mut self, packs: &Packs, id: ObjectId) -> Result<Option<(Location, Member)>> {
+    pub fn next(&mut self, id: ObjectId) -> Result<Option<(Location, Member)>> {
         let Some(place) = self.place else { return Ok(None) };
         let is_near_end = self.members.len() - self.passed < FEW;
         if self.members.is_empty() || self.passed > 0 && is_near_end {
-            self.read(packs, place)?;
+            self.read(place)?;
         }
         Ok(self.pass(id))
     }
 
-    /// The same, if what stands at this place is the object.
-    pub(super) fn at(&mut self, packs: &Packs, place: Location, id: ObjectId) -> Result<Option<(Location, Member)>> {
-        self.read(packs, place)?;
-        Ok(if self.members.first().is_some_and(|first| first.id == id) { self.pass(id) } else { None })
+    /// Whether a pack holds the object, as [`Packs::holds`] says. Then it goes behind it.
+    pub fn holds(&mut self, id: ObjectId) -> Result<bool> {
+        if self.next(id)?.is_some() {
+            return Ok(true);
+        }
+        for place in self.packs.find(id)? {
+            self.read(place)?;
+            if self.members.first().is_some_and(|first| first.id == id) {
+                self.pass(id);
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
-    fn read(&mut self, packs: &Packs, place: Location) -> Result<()> {
-        self.members = packs.some_members(place)?;
+    fn read(&mut self, place: Location) -> Result<()> {
+        self.members = self.packs.some_members(place)?;
         self.place = (!self.members.is_empty()).then_some(place);
         self.passed = 0;
         Ok(())
@@ -101,20 +121,20 @@ mod tests {
     #[test]
     fn what_stands_behind_is_found_without_the_index() {
         let packs = packs(&[(0..100).collect()]);
-        let mut near = Near::default();
-        assert_eq!(near.next(&packs, id(0)).unwrap(), None);
-        assert!(packs.holds_near(&mut near, id(0)).unwrap());
+        let mut near = packs.near();
+        assert_eq!(near.next(id(0)).unwrap(), None);
+        assert!(near.holds(id(0)).unwrap());
         // Now and then one is left out, and now and then one is asked for that is not there.
         for number in (1..100).filter(|number| number % 7 > 0) {
             let found = (Location { slot: 0, position: number }, Member { id: id(number), length: number });
-            assert_eq!(near.next(&packs, id(number)).unwrap(), Some(found));
-            assert_eq!(near.next(&packs, id(1000 + number)).unwrap(), None);
+            assert_eq!(near.next(id(number)).unwrap(), Some(found));
+            assert_eq!(near.next(id(1000 + number)).unwrap(), None);
         }
-        assert_eq!(near.next(&packs, id(99)).unwrap(), None, "it was passed");
-        assert!(packs.holds_near(&mut near, id(99)).unwrap());
-        assert_eq!(near.next(&packs, id(0)).unwrap(), None, "nothing stands behind the last one");
+        assert_eq!(near.next(id(99)).unwrap(), None, "it was passed");
+        assert!(near.holds(id(99)).unwrap());
+        assert_eq!(near.next(id(0)).unwrap(), None, "nothing stands behind the last one");
         near.go_behind(Location { slot: 0, position: 48 });
-        assert_eq!(near.next(&packs, id(50)).unwrap().unwrap().0.position, 50);
+        assert_eq!(near.next(id(50)).unwrap().unwrap().0.position, 50);
     }
 
     proptest! {
@@ -125,16 +145,16 @@ mod tests {
         ) {
             let packs = packs(&contents);
             let stored: BTreeSet<u32> = contents.iter().flatten().copied().collect();
-            let mut near = Near::default();
+            let mut near = packs.near();
             let in_order = contents.iter().flatten().copied();
             for number in asked.into_iter().flat_map(|(first, count)| first..first + count).chain(in_order) {
-                let found = near.next(&packs, id(number)).unwrap();
+                let found = near.next(id(number)).unwrap();
                 if let Some((place, member)) = found {
                     prop_assert_eq!(packs.member(place).unwrap(), Some(member));
                     prop_assert_eq!(member.id, id(number));
                     near.go_behind(place);
                 }
-                prop_assert_eq!(packs.holds_near(&mut near, id(number)).unwrap(), stored.contains(&number));
+                prop_assert_eq!(near.holds(id(number)).unwrap(), stored.contains(&number));
             }
         }
     }
