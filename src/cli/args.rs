@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use backuptool::object::{ChunkSizes, HashAlgorithm, Tag};
-use backuptool::ops::address::Selection;
+use backuptool::object::{ChunkSizes, HashAlgorithm, Name, Tag};
+use backuptool::ops::address::{Address, Selection, parse_path};
 use backuptool::ops::check::Part;
 use backuptool::ops::prune::MOST_DEAD_PERCENT;
 use backuptool::ops::retention::{Age, GroupBy};
@@ -170,14 +170,14 @@ impl From<&Detection> for ChangeDetection {
 #[derive(Args)]
 pub(super) struct Restore {
     /// The snapshot: N, latest, latest~2, or with a path N:path/inside
-    #[arg(long, alias = "snapshot", value_name = "N")]
-    pub(super) snapshot_number: OsString,
+    #[arg(long, alias = "snapshot", value_name = "N", value_parser = address())]
+    pub(super) snapshot_number: Address,
     /// The directory to write; it must not exist or be empty
     #[arg(long, value_name = "DIR", value_parser = path())]
     pub(super) output_directory: PathBuf,
     /// Restore only these paths, as they stand below the top of what N addresses
-    #[arg(value_name = "PATH")]
-    pub(super) paths: Vec<OsString>,
+    #[arg(value_name = "PATH", value_parser = path_inside())]
+    pub(super) paths: Vec<Vec<Name>>,
 }
 
 #[derive(Args)]
@@ -388,6 +388,21 @@ fn selection() -> impl TypedValueParser<Value = Selection> {
         Selection::parse(text.trim_ascii())
             .ok_or("give the number of a snapshot, `latest`, `latest~2`, or a range of numbers like 3-9")
     })
+}
+
+/// A snapshot, perhaps with a path in it.
+fn address() -> impl TypedValueParser<Value = Address> {
+    OsStringValueParser::new().try_map(|text| {
+        let address = Address::parse(&text).map_err(|error| error.to_string())?;
+        address.ok_or_else(|| {
+            "give the number of a snapshot, `latest`, `latest~2`, or with a path `7:path/inside`".to_string()
+        })
+    })
+}
+
+/// A path in a snapshot.
+fn path_inside() -> impl TypedValueParser<Value = Vec<Name>> {
+    OsStringValueParser::new().try_map(|text| parse_path(&text).map_err(|error| error.to_string()))
 }
 
 /// How many snapshots to keep.

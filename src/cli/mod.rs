@@ -13,6 +13,7 @@ mod progress;
 
 use std::process::ExitCode;
 
+use backuptool::Error;
 use clap::Parser;
 
 use self::args::Cli;
@@ -23,8 +24,13 @@ pub(crate) fn run() -> ExitCode {
     let mut cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Help and version go to standard output and are no failure; wrong usage exits with 2.
-            return if error.print().is_ok() && !error.use_stderr() { exit::DONE } else { exit::wrong_usage() };
+            if error.use_stderr() {
+                output::note(error.render().to_string().trim_end());
+                return exit::wrong_usage();
+            }
+            // Help and version go to standard output and are no failure.
+            return output::print(&error.render().to_string())
+                .map_or_else(|error| fail(&error, false, 0), |()| exit::DONE);
         }
     };
     backuptool::ops::raise_open_file_limit();
@@ -38,9 +44,11 @@ pub(crate) fn run() -> ExitCode {
     });
     match result {
         Ok(code) => code,
-        Err(error) => {
-            output::error(&error, json);
-            exit::failed(&error, signal)
-        }
+        Err(error) => fail(&error, json, signal),
     }
+}
+
+fn fail(error: &Error, json: bool, signal: i32) -> ExitCode {
+    output::error(error, json);
+    exit::failed(error, signal)
 }

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use backuptool::error::number_ranges;
 use backuptool::{Error, Result};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -11,7 +12,11 @@ use serde_json::{Value, json};
 pub(super) fn print(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Error::io("print to", "standard output", error)),
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Error::refused(
+            "print to standard output",
+            error.to_string(),
+            "what the command does is done, only its report is missing",
+        )),
         _ => Ok(()),
     }
 }
@@ -77,6 +82,11 @@ pub(super) fn count(number: u64, noun: &str) -> String {
         (_, Some(stem)) => format!("{number} {stem}ies"),
         _ => format!("{number} {noun}s"),
     }
+}
+
+/// Snapshots by their numbers: `snapshot 7`, `snapshots 1-4, 7`.
+pub(super) fn snapshots(numbers: &[u64]) -> String {
+    format!("snapshot{} {}", if numbers.len() == 1 { "" } else { "s" }, number_ranges(numbers))
 }
 
 /// A moment as local time: `2024-09-01 14:35:22`.

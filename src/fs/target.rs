@@ -50,7 +50,11 @@ impl TargetDir {
                 )),
                 Err(_) => Ok(()),
             },
-            Err(error) => Err(Error::io("look at the output directory", path, error)),
+            Err(error) => Err(Error::refused(
+                attempted(),
+                error.to_string(),
+                "name a directory that does not exist or is empty, where you may write",
+            )),
             Ok(meta) if !meta.is_dir() => Err(Error::refused(
                 attempted(),
                 "it is not a directory",

@@ -30,14 +30,6 @@ pub enum Wanted {
 }
 
 impl Address {
-    /// Reads an address. A text that is none is an error that names the snapshots there are.
-    pub fn resolve(repo: &Repository, text: &OsStr) -> Result<Self> {
-        if let Some(address) = Self::parse(text)? {
-            return Ok(address);
-        }
-        Err(Error::NoSnapshot { wanted: display_bytes(text.as_bytes()), existing: repo.refs()?.snapshots })
-    }
-
     /// Reads an address; nothing if it names no snapshot. An unsafe path is an error.
     pub fn parse(text: &OsStr) -> Result<Option<Self>> {
         let bytes = text.as_bytes();
@@ -57,6 +49,11 @@ impl Address {
         };
         let refs = repo.refs()?;
         let expected = refs.expected();
+        if expected.is_empty()
+            && let Some(lost) = repo.all_lost()?
+        {
+            return Err(lost);
+        }
         let found = usize::try_from(back).ok().and_then(|back| expected.iter().rev().nth(back).copied());
         found.ok_or_else(|| {
             let wanted = if back == 0 { "latest".to_string() } else { format!("latest~{back}") };

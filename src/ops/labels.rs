@@ -7,7 +7,7 @@ use crate::object::{Labels, Tag};
 use crate::repo::{Session, SharedRepository};
 
 /// What is to be changed.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LabelChanges {
     /// Tags that take the place of all there are, before others are added.
     pub set: Option<BTreeSet<Tag>>,
@@ -45,9 +45,20 @@ pub fn change(
     session: &Session<'_>,
 ) -> Result<Vec<(u64, Labels)>> {
     // Also those of a lost ref: who gives it up may have to take its pin away first.
-    let existing = repo.refs()?.expected();
+    let refs = repo.refs()?;
+    let existing = refs.expected();
     if let Some(unknown) = numbers.iter().find(|number| existing.binary_search(number).is_err()) {
         return Err(Error::NoSnapshot { wanted: unknown.to_string(), existing });
+    }
+    let unpins = LabelChanges { pinned: Some(false), ..LabelChanges::default() };
+    if let Some(lost) = numbers.iter().find(|number| refs.lost.binary_search(number).is_ok())
+        && *changes != unpins
+    {
+        return Err(Error::refused(
+            format!("change the labels of snapshot {lost}"),
+            "its ref is lost, perhaps with labels, and new ones would stand in their place",
+            "bring both back with `backuptool repair --from COPY` first; nothing was changed",
+        ));
     }
     let writer = repo.labels_writer(session)?;
     let mut labelled = Vec::new();

@@ -16,6 +16,10 @@ pub struct ListReport<T> {
     pub snapshots: Vec<T>,
     /// The numbers of those that cannot, and why not.
     pub unreadable: Vec<(u64, Error)>,
+    /// Those of them whose refs are lost, ascending.
+    pub lost: Vec<u64>,
+    /// What is wrong if all refs are lost, and it is sure that there were some.
+    pub all_lost: Option<Error>,
 }
 
 /// A snapshot and its labels.
@@ -52,7 +56,12 @@ pub fn list<T: Send>(
         parallel::pool(threads)?.install(|| numbers.par_iter().map(read).collect())
     };
     repo.go_on()?;
-    let mut report = ListReport { snapshots: Vec::with_capacity(results.len()), unreadable: Vec::new() };
+    let mut report = ListReport {
+        snapshots: Vec::with_capacity(results.len()),
+        unreadable: Vec::new(),
+        lost: refs.lost,
+        all_lost: if results.is_empty() { repo.all_lost()? } else { None },
+    };
     for (number, result) in numbers.into_iter().zip(results) {
         match result {
             Ok(shown) => report.snapshots.push(shown),

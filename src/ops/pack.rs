@@ -124,6 +124,7 @@ fn is_large(bytes: u64, objects: u32, options: WriterOptions) -> bool {
 
 /// Plans what to fold. Changes nothing.
 pub fn plan(repo: &Repository, options: WriterOptions) -> Result<PackPlan> {
+    repo.refuse_denied("pack what is stored")?;
     let stored = loose::list(repo.backend())?.complete()?.objects;
     let keepers = repo.choose_keepers(&stored, |_| true)?;
     let length = |path: &str| repo.backend().length(path);

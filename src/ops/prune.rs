@@ -69,6 +69,16 @@ pub enum What {
     Rules(Box<Rules>),
 }
 
+impl What {
+    /// Those that are named.
+    fn named(&self) -> &[u64] {
+        match self {
+            Self::Numbers(numbers) => numbers,
+            Self::Unreferenced { .. } | Self::Rules(_) => &[],
+        }
+    }
+}
+
 /// Rules, and what they are applied with.
 #[derive(Debug, Clone)]
 pub struct Rules {
@@ -192,11 +202,12 @@ pub fn plan(repo: &Repository, options: &PruneOptions) -> Result<PrunePlan> {
         }
     }
     refuse_without_trace(repo, &options.what)?;
+    repo.refuse_denied("prune")?;
     let considered = consider(repo, &options.what)?;
     refuse_to_empty(&options.what, &considered)?;
     let (remove, keep) = split(&considered);
     let mut marks = Reachable::default();
-    mark_all(repo, &keep, &mut marks)?;
+    mark_all(repo, &keep, options.what.named(), &mut marks)?;
 
     let stored = loose::list(repo.backend())?.complete()?.objects;
     marks.note_loose(repo, &stored);
@@ -434,7 +445,7 @@ pub fn execute(
     let (removed, kept) = split(&considered);
     refuse_lost(&repo, &kept)?;
     let unmarked: Vec<u64> = kept.into_iter().filter(|number| plan.keep.binary_search(number).is_err()).collect();
-    mark_all(&repo, &unmarked, &mut plan.marks)?;
+    mark_all(&repo, &unmarked, plan.what.named(), &mut plan.marks)?;
 
     repo.remove_snapshots(&removed, session)?;
     // The same objects in the same order give the same pack: one that an interrupted prune left may be new again.
@@ -567,22 +578,38 @@ impl StoredBytes {
     }
 }
 
-fn mark_all(repo: &Repository, numbers: &[u64], marks: &mut Reachable) -> Result<()> {
+/// Marks what these snapshots need, which are to stay, beside those that are `named` to go. Fails if that cannot be found out.
+fn mark_all(repo: &Repository, numbers: &[u64], named: &[u64], marks: &mut Reachable) -> Result<()> {
     refuse_lost(repo, numbers)?;
     let mut marking = marks.marking(repo)?;
+    let mut unknown: Vec<(u64, Error)> = Vec::new();
     for number in numbers {
-        let marked = repo.read_snapshot(*number).and_then(|snapshot: Snapshot| marking.mark(&snapshot));
-        marked.map_err(|error| match error {
-            Error::Damaged { .. } | Error::Object { .. } | Error::TooNew { .. } | Error::Io { .. } => Error::refused(
-                "prune",
-                format!("snapshot {number} is to stay and what it needs cannot be found out ({})", error.reason()),
-                format!(
-                    "run `backuptool check`, then `backuptool repair --from COPY` with another copy of the repository, or \
-                     remove snapshot {number} too, with `backuptool prune --snapshot={number}`; nothing was removed"
-                ),
-            ),
-            other => other,
-        })?;
+        match repo.read_snapshot(*number).and_then(|snapshot: Snapshot| marking.mark(&snapshot)) {
+            // Those that are like it are to be named together: one alone could not be given up.
+            Err(error) if error.is_unreadable() || matches!(error, Error::TooNew { .. }) => {
+                unknown.push((*number, error));
+            }
+            Err(error @ Error::Io { .. }) => {
+                return Err(Error::refused(
+                    "prune",
+                    format!("what snapshot {number} needs, which is to stay, cannot be read now ({error})"),
+                    "mend the reason and run it again; nothing was removed",
+                ));
+            }
+            other => other?,
+        }
     }
-    Ok(())
+    let Some((first, error)) = unknown.first() else { return Ok(()) };
+    let unknown: Vec<u64> = unknown.iter().map(|(number, _)| *number).collect();
+    let mut all = [named, &unknown[..]].concat();
+    all.sort_unstable();
+    let (unknown, all) = (number_ranges(&unknown), number_ranges(&all).replace(", ", ","));
+    Err(Error::refused(
+        "prune",
+        format!("what snapshot {unknown} needs, which is to stay, cannot be found out ({first}: {})", error.reason()),
+        format!(
+            "run `backuptool check`, then `backuptool repair --from COPY` with another copy of the repository, or give \
+             snapshot {unknown} up as well, with `backuptool prune --snapshot={all}`; nothing was removed"
+        ),
+    ))
 }

@@ -124,7 +124,7 @@ impl FromStr for Age {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const WRONG: &str = "a length of time is like 36h, 30d, 8w, 6m (months), 2y or 1y6m";
+        const WRONG: &str = "a length of time is like 36h, 30d, 8w, 6m (months), 2y or 1y6m, and not nothing";
         let mut span = Span::new();
         let (mut seen, mut sum, mut rest) = (Vec::new(), 0, text);
         while !rest.is_empty() {

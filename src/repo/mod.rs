@@ -57,6 +57,7 @@ use crate::error::{Error, Result};
 use crate::object::{Config, DocumentError, HashAlgorithm, ListId, MAX_OBJECT, TreeId, display_path};
 use crate::progress::{Interruption, Progress};
 use crate::store::loose::ReadRules;
+use crate::store::pack::PackName;
 use crate::store::packs::Packs;
 use crate::store::staging::{self, RunInfo, Staging};
 use crate::store::{Backend, LocalBackend, layout};
@@ -94,10 +95,40 @@ pub fn local(path: &Path) -> Result<Arc<dyn Backend>> {
             let reason = match error.io_kind() {
                 Some(std::io::ErrorKind::NotFound) => "there is no such directory",
                 Some(std::io::ErrorKind::NotADirectory) => "it is not a directory",
+                Some(std::io::ErrorKind::PermissionDenied) => {
+                    return Err(Error::refused(
+                        format!("open the repository {}", display_path(path)),
+                        error.to_string(),
+                        "run it as the user who owns the repository, or name another one",
+                    ));
+                }
                 _ => return Err(error),
             };
             Err(no_repository(path, reason))
         }
+    }
+}
+
+/// What is wrong with a directory without a `config.json`.
+fn without_config(backend: &dyn Backend) -> Error {
+    let path = backend.describe("");
+    match init::interrupted(backend) {
+        Ok(true) => Error::NoRepository {
+            path: path.clone(),
+            reason: "its making was interrupted".into(),
+            next: format!("complete it with `backuptool init --repo {}`", display_path(&path)),
+        },
+        _ if backend
+            .list("")
+            .is_ok_and(|entries| layout::DIRS.iter().all(|dir| entries.iter().any(|e| e.name == *dir))) =>
+        {
+            Error::NoRepository {
+                path,
+                reason: "its config.json is gone".into(),
+                next: "bring it back with `backuptool repair --from COPY`, from another copy of the repository".into(),
+            }
+        }
+        _ => no_repository(&path, "it holds no config.json"),
     }
 }
 
@@ -157,17 +188,7 @@ impl Repository {
         let path = backend.describe(layout::CONFIG);
         let bytes = match backend.read(layout::CONFIG, 0, 1024 * 1024) {
             Ok(bytes) => bytes,
-            Err(error) if error.is_not_found() => {
-                let root = backend.describe("");
-                return Err(match init::interrupted(&*backend) {
-                    Ok(true) => Error::NoRepository {
-                        path: root.clone(),
-                        reason: "its making was interrupted".into(),
-                        next: format!("complete it with `backuptool init --repo {}`", display_path(&root)),
-                    },
-                    _ => no_repository(&root, "it holds no config.json"),
-                });
-            }
+            Err(error) if error.is_not_found() => return Err(without_config(&*backend)),
             Err(error) => return Err(error),
         };
         let config = Config::decode(&bytes).map_err(|error| match error {
@@ -190,6 +211,26 @@ impl Repository {
     fn read_each_pack(&mut self) -> Result<()> {
         self.packs = OnceLock::from(Packs::open_each(Arc::clone(&self.backend), self.rules())?);
         Ok(())
+    }
+
+    /// Fails if there is a pack that this process may not open: it need not be damaged, and what is in it would be stored again.
+    pub fn refuse_denied(&self, attempted: &'static str) -> Result<()> {
+        for (pack, _) in self.packs()?.unusable() {
+            if let Some(error) = self.denied(pack) {
+                return Err(Error::refused(
+                    attempted,
+                    error.to_string(),
+                    "run it as the user who owns the repository, or give all of its files to this one; nothing was changed",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Why this process may not open a pack, if it may not.
+    pub fn denied(&self, pack: PackName) -> Option<Error> {
+        let opened = self.backend.open(&pack.path());
+        opened.err().filter(|error| error.io_kind() == Some(std::io::ErrorKind::PermissionDenied))
     }
 
     /// Fails if the operation is to stop. For what does much without reading or writing the repository, and for what gathers

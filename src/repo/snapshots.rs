@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use super::Repository;
 use crate::error::{Error, Result};
 use crate::object::{DocumentError, Snapshot};
-use crate::store::layout::RefFile;
+use crate::store::layout::{RefFile, SNAPSHOTS};
 use crate::store::refs::{self, RefListing};
 
 /// The snapshots of a repository.
@@ -47,10 +47,26 @@ impl Repository {
         Ok(listing)
     }
 
+    /// What is wrong if there is no trace of any snapshot in `snapshots`, and `cache` shows that there have been some. (What
+    /// a snapshot saw is written down only after its ref is durable, and what prune removed leaves a trace.)
+    pub fn all_lost(&self) -> Result<Option<Error>> {
+        let is_lost = self.has_seen_some()? && self.refs()?.has_no_trace();
+        Ok(is_lost.then(|| Error::Damaged {
+            path: self.backend().describe(SNAPSHOTS),
+            reason: "there were snapshots, and there is no trace of any".into(),
+            next: "bring them back with `backuptool repair --from COPY`, from another copy of the repository, before anything \
+                   else is done; to give them up, delete the directory `cache`"
+                .into(),
+        }))
+    }
+
     /// Reads one snapshot.
     pub fn snapshot(&self, number: u64) -> Result<Snapshot> {
         let refs = self.refs()?;
         if refs.expected().binary_search(&number).is_err() {
+            if let Some(lost) = self.all_lost()? {
+                return Err(lost);
+            }
             return Err(Error::NoSnapshot { wanted: number.to_string(), existing: refs.snapshots });
         }
         self.read_snapshot(number)

@@ -268,9 +268,15 @@ fn a_lost_ref_is_damage_until_it_comes_back_or_is_given_up() {
         fs::remove_file(world.path("repo/snapshots").join(name)).unwrap();
     }
     let checked = world.run(["check", "-r", "repo"]).exits(4).stdout;
-    assert!(["2.json: its ref is lost", "3.json: its ref is lost"].iter().all(|it| checked.contains(it)), "{checked}");
-    let listed = world.run(["list", "-r", "repo"]);
-    assert!(listed.stderr.contains("snapshots/2.json"), "{listed:?}");
+    assert!(checked.contains("damaged: the refs of snapshots 2-3 are lost"), "{checked}");
+    assert!(checked.contains("prune --snapshot=2-3` gives up snapshots 2-3"), "{checked}");
+    let listed = world.run(["list", "-r", "repo"]).exits(3);
+    assert!(listed.stderr.contains("the refs of snapshots 2-3 are lost"), "{listed:?}");
+    // Of what was said of them nothing is known, so nothing new is said; but who gives one up may have to unpin it.
+    for change in [&["tag", "3", "--add=x"][..], &["pin", "3"]] {
+        world.run(["-r", "repo"].iter().chain(change)).exits(1).says(&["its ref is lost", "repair --from COPY"]);
+    }
+    world.ok(["unpin", "-r", "repo", "3"]);
     world
         .run(["restore", "-r", "repo", "--snapshot-number=2", "--output-directory", "out"])
         .exits(1)

@@ -13,7 +13,8 @@ use backuptool::store::{Backend, MemoryBackend, layout};
 use crate::support::fault::FaultBackend;
 use crate::support::model::{Model, Source, file, files, noise};
 use crate::support::repos::{
-    PACKED, check, init, open, packs, plain_snapshot, prune, put_object, put_snapshot, restored, save_index, take_with,
+    PACKED, check, init, open, pack_with, packs, plain_snapshot, prune, put_object, put_snapshot, restored, save_index,
+    take_with,
 };
 
 /// A repository with a snapshot for each, all in packs, and the index of all packs.
@@ -70,6 +71,40 @@ fn a_pack_that_cannot_be_opened_is_damage_whatever_the_index_says_of_it() {
                 assert_eq!(found(&check_without(&memory)), found(&expected), "{kind:?} {pack}");
             }
         }
+    }
+}
+
+/// As when somebody else once ran it in the same repository.
+#[test]
+fn what_a_pack_holds_that_may_not_be_opened_is_neither_stored_again_nor_given_up() {
+    for has_index in [true, false] {
+        let memory = indexed(&[files(1..4), files(5..8)]);
+        if !has_index {
+            memory.remove(layout::INDEX).unwrap();
+        }
+        let stored = memory.paths();
+        let backend = FaultBackend::hooked(memory.clone(), |operation, path| {
+            let is_denied = operation == "open" && path.starts_with("packs/");
+            if is_denied { Err(ErrorKind::PermissionDenied.into()) } else { Ok(()) }
+        });
+        let source = Source::new(files(1..4));
+        let said = |result: backuptool::Result<()>| {
+            let error = result.unwrap_err().to_string();
+            assert!(error.contains("permission denied") && !error.contains("prune --snapshot"), "{error}");
+            error
+        };
+        let taken = said(take_with(backend.clone(), source.path(), PACKED).map(|_| ()));
+        let packed = said(pack_with(backend.clone(), PACKED).map(|_| ()));
+        said(prune(backend.clone(), &[1]).map(|_| ()));
+        if !has_index {
+            assert!([taken, packed].iter().all(|error| error.contains("the user who owns the repository")));
+        }
+        let report = check(backend).unwrap();
+        assert!(report.is_denied && !report.is_clean());
+        assert_eq!(
+            memory.paths().iter().filter(|path| !path.starts_with("cache/")).count(),
+            stored.iter().filter(|path| !path.starts_with("cache/")).count()
+        );
     }
 }
 

@@ -462,7 +462,7 @@ fn a_damaged_object_is_stored_again_by_the_next_snapshot() {
     assert_eq!(report["whole"], serde_json::json!([2, 3]));
     // What is damaged and must stay hinders a prune of others; without it, all is well.
     let ran = world.run(["prune", "-r", "repo", "--snapshot=2"]).exits(1);
-    ran.says(&["snapshot 1 is to stay", "nothing was removed"]);
+    ran.says(&["what snapshot 1 needs, which is to stay", "--snapshot=1-2`", "nothing was removed"]);
     assert_eq!(world.numbers(), [1, 2, 3]);
     world.ok(["prune", "-r", "repo", "--snapshot=1"]);
     world.clean();
@@ -500,10 +500,11 @@ fn a_damaged_ref_is_named_and_hides_no_other() {
         assert!(!world.path("out").exists());
         assert!(world.restored(2) == states[1], "{what}");
         // What it needs is not known, so nothing is removed.
-        world
-            .run(["prune", "-r", "repo", "--snapshot=2"])
-            .exits(1)
-            .says(&["snapshot 1 is to stay", "nothing was removed"]);
+        world.run(["prune", "-r", "repo", "--snapshot=2"]).exits(1).says(&[
+            "what snapshot 1 needs, which is to stay",
+            "--snapshot=1-2`",
+            "nothing was removed",
+        ]);
     }
     overwrite(&path, &good);
     world.clean();
@@ -546,7 +547,7 @@ fn a_damaged_configuration_is_named_and_nothing_is_changed() {
     }
     fs::remove_file(&path).unwrap();
     for args in [&["list"][..], &["check"], &["snapshot", "src"], &["prune", "--snapshot=1"]] {
-        world.run(["-r", "repo"].iter().chain(args)).exits(10).says(&["it holds no config.json"]);
+        world.run(["-r", "repo"].iter().chain(args)).exits(10).says(&["its config.json is gone", "repair --from COPY"]);
     }
     // It is not taken for an interrupted one and made anew, which would forget the hash.
     world.run(["init", "-r", "repo"]).exits(1).says(&["holds other files"]);

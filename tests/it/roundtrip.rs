@@ -192,7 +192,7 @@ impl Bench {
 
     fn restored(&self, number: u64) -> Tree {
         let repo = self.open();
-        let address = Address::resolve(&repo, number.to_string().as_ref()).unwrap();
+        let address = Address::parse(number.to_string().as_ref()).unwrap().unwrap();
         let out = self.path("out");
         let options = RestoreOptions { address: &address, output: &out, paths: &[], threads: THREADS };
         let report = restore(&repo, &options, &Silent).unwrap();

@@ -524,7 +524,7 @@ fn a_prune_refuses_when_a_snapshot_came_after_the_plan_that_it_cannot_read() {
     world.memory.set_contents(&layout::object_path(report.snapshot.tree.object()), Vec::new()).unwrap();
     let before = fingerprint(&world.memory);
     let error = prune::execute(repo, plan, WriterOptions::default(), &session()).unwrap_err();
-    assert!(error.to_string().contains("snapshot 2 is to stay"), "{error}");
+    assert!(error.to_string().contains("what snapshot 2 needs, which is to stay"), "{error}");
     assert_eq!(fingerprint(&world.memory), before);
 }
 
@@ -548,6 +548,23 @@ fn a_missing_blob_is_reported_and_does_not_hinder_a_prune() {
     assert_eq!(report.damaged[&blob].files, [(b"new".to_vec(), vec![2])].into());
 }
 
+/// One alone could not be removed: the other one stays, and what it needs is not known.
+#[test]
+fn snapshots_with_damaged_refs_are_named_together_and_removed_together() {
+    let [first, second, ..] = versions();
+    let world = World::new(MemoryBackend::new()).with(&[&first, &second, &first, &second]);
+    for number in [2, 3] {
+        world.memory.set_contents(&format!("snapshots/{number}.json"), Vec::new()).unwrap();
+    }
+    for (named, advised) in [(&[1][..], "--snapshot=1-3`"), (&[2], "--snapshot=2-3`"), (&[4], "--snapshot=2-4`")] {
+        let error = prune(world.memory.clone(), named).unwrap_err().to_string();
+        assert!(error.contains(advised), "{error}");
+    }
+    assert_eq!(prune(world.memory.clone(), &[2, 3]).unwrap().removed, [2, 3]);
+    assert_eq!(restored(world.memory.clone(), 4).unwrap(), second.model);
+    assert!(check(world.memory).unwrap().is_clean());
+}
+
 #[test]
 fn a_snapshot_with_a_damaged_ref_can_be_removed_and_hinders_the_removal_of_others() {
     let [first, second, ..] = versions();
@@ -562,7 +579,7 @@ fn a_snapshot_with_a_damaged_ref_can_be_removed_and_hinders_the_removal_of_other
         assert!(restore(memory.clone(), 2, tempfile::tempdir().unwrap().path()).is_err());
         let before = fingerprint(&memory);
         let error = prune(memory.clone(), &[1]).unwrap_err();
-        assert!(error.to_string().contains("snapshot 2 is to stay"), "{error}");
+        assert!(error.to_string().contains("what snapshot 2 needs, which is to stay"), "{error}");
         assert_eq!(fingerprint(&memory), before);
         assert_eq!(prune(memory.clone(), &[2]).unwrap().removed, [2]);
         assert_eq!(restored(memory.clone(), 1).unwrap(), first.model);

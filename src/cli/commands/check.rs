@@ -1,20 +1,21 @@
 //! `check`: reads and verifies everything, and answers: what is damaged, how bad is that, what would a restore do, and
 //! what to do now.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use backuptool::error::{ObjectProblem, number_ranges};
-use backuptool::object::display_bytes;
-use backuptool::ops::check::{self, CheckOptions, CheckReport, Extent};
+use backuptool::object::{ObjectId, display_bytes};
+use backuptool::ops::check::{self, CheckOptions, CheckReport, Damage, Extent};
 use backuptool::{Error, Result};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::{to_bring_refs, unreadable_refs};
 use crate::cli::args::{Check, Global};
 use crate::cli::output::{count, print, print_json, size, text_of, with_bytes};
-use crate::cli::{environment, exit};
+use crate::cli::{environment, exit, output};
 
 pub(super) fn check(global: &Global, args: &Check) -> Result<ExitCode> {
     let progress = global.progress("checking");
@@ -35,10 +36,15 @@ pub(super) fn check(global: &Global, args: &Check) -> Result<ExitCode> {
     let report = report?;
     if global.json {
         print_json(&check_json(&report))?;
-    } else if !global.quiet || !report.is_clean() || report.leftovers.lost_snapshots {
+    } else if !global.quiet || !is_clean(&report) || report.leftovers.lost_snapshots {
         print(&check_text(&report))?;
     }
-    Ok(exit::checked(report.is_clean()))
+    Ok(exit::checked(is_clean(&report)))
+}
+
+/// Whether no damage is known: neither was any found, nor is there any that was found before and not read again.
+fn is_clean(report: &CheckReport) -> bool {
+    report.is_clean() && report.unread_damaged == 0
 }
 
 fn check_text(report: &CheckReport) -> String {
@@ -55,7 +61,9 @@ fn check_text(report: &CheckReport) -> String {
     }
     damage(report, &mut lines);
     notes(report, &mut lines);
-    if report.is_clean() {
+    if report.is_clean() && report.unread_damaged > 0 {
+        lines.push("no other damage found in what was read; a `check` of everything says what of it is left".into());
+    } else if report.is_clean() {
         lines.push(if report.unread > 0 { "no damage found in what was read" } else { "no damage found" }.into());
     } else {
         consequences(report, &mut lines);
@@ -69,17 +77,22 @@ pub(super) fn damage(report: &CheckReport, lines: &mut Vec<String>) {
     lines.extend(report.unlistable.iter().map(|error| format!("damaged: {error}")));
     lines.extend(damaged_documents(report));
     lines.extend(report.damaged_packs.iter().map(|(_pack, reason)| format!("damaged: {reason}")));
-    for (id, damage) in &report.damaged {
+    for objects in alike(report) {
+        let (id, damage) = objects[0];
+        let which = match objects.len() - 1 {
+            0 => format!("object {id}"),
+            others => format!("object {id} and {} like it", count(others as u64, "other")),
+        };
         lines.push(match &damage.problem {
-            ObjectProblem::Missing => format!("missing: object {id}"),
-            ObjectProblem::Damaged(reason) => format!("damaged: object {id}: {reason}"),
+            ObjectProblem::Missing => format!("missing: {which}"),
+            ObjectProblem::Damaged(reason) => format!("damaged: {which}: {reason}"),
         });
         if damage.files.is_empty() {
             lines.push("  no snapshot is known to need it".into());
         }
         for (path, snapshots) in &damage.files {
             let path = if path.is_empty() { "the top directory".to_string() } else { display_bytes(path) };
-            lines.push(format!("  {path} (snapshot {})", number_ranges(snapshots)));
+            lines.push(format!("  {path} ({})", output::snapshots(snapshots)));
         }
     }
     if report.more_files {
@@ -87,11 +100,30 @@ pub(super) fn damage(report: &CheckReport, lines: &mut Vec<String>) {
     }
 }
 
+/// With more that are alike only one is named; `--json` names all.
+const FEW_ALIKE: usize = 8;
+
+/// The damaged objects, by the first name. Those with the same problem that the same files need stand together, if they are
+/// many: mostly they are of one file and stand in one frame.
+fn alike(report: &CheckReport) -> Vec<Vec<(&ObjectId, &Damage)>> {
+    let mut by_fate: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for one in &report.damaged {
+        by_fate.entry((&one.1.files, one.1.problem.to_string())).or_default().push(one);
+    }
+    let split = |objects: Vec<_>| match objects.len() {
+        ..=FEW_ALIKE => objects.into_iter().map(|one| vec![one]).collect(),
+        _ => vec![objects],
+    };
+    let mut alike: Vec<Vec<_>> = by_fate.into_values().flat_map(split).collect();
+    alike.sort_unstable_by_key(|objects| objects[0].0);
+    alike
+}
+
 /// What is no damage.
 fn notes(report: &CheckReport, lines: &mut Vec<String>) {
     let leftovers = &report.leftovers;
     let mut note = |text: String| lines.push(format!("note: {text}"));
-    if leftovers.lost_snapshots {
+    if leftovers.lost_snapshots && report.all_lost.is_none() {
         note(
             "there are objects and no trace of any snapshot; was the directory `snapshots` lost? \
              `backuptool repair --from COPY` brings it back"
@@ -111,7 +143,10 @@ fn notes(report: &CheckReport, lines: &mut Vec<String>) {
     }
     if leftovers.unneeded > 0 && !leftovers.lost_snapshots {
         let objects = count(leftovers.unneeded, "object");
-        note(format!("no snapshot needs {objects}; the next prune removes what is unneeded"));
+        note(format!(
+            "no snapshot needs {objects}; a prune removes what is loose of it, and what is in packs when that is a \
+             larger part of one (--max-dead)"
+        ));
     }
     if leftovers.staging > 0 {
         let dirs = count(leftovers.staging, "staging directory");
@@ -132,11 +167,23 @@ fn notes(report: &CheckReport, lines: &mut Vec<String>) {
 fn consequences(report: &CheckReport, lines: &mut Vec<String>) {
     let whole = if report.whole.is_empty() { "none".to_string() } else { number_ranges(&report.whole) };
     lines.push(format!("snapshots that can be restored completely: {whole}"));
-    for (numbers, paths) in alike(&report.affected()) {
+    let mut affected = report.affected();
+    let top = report.damaged.values().filter_map(|damage| damage.files.get(&[][..])).flatten();
+    let without_top: BTreeSet<u64> = top.copied().collect();
+    if !without_top.is_empty() {
+        let numbers: Vec<u64> = without_top.iter().copied().collect();
+        lines.push(format!(
+            "nothing of {} can be restored: the top directory cannot be read",
+            output::snapshots(&numbers)
+        ));
+        affected.retain(|number, _| !without_top.contains(number));
+    }
+    for (numbers, paths) in lacking_as_many(&affected) {
         let named = if paths == 1 { "that is" } else { "that are" };
         let paths = count(paths, "path");
         lines.push(format!(
-            "a restore of snapshot {numbers} leaves out {paths} {named} named above, and writes the rest"
+            "a restore of {} leaves out {paths} {named} named above, and writes the rest",
+            output::snapshots(&numbers)
         ));
     }
 }
@@ -147,16 +194,47 @@ fn remedies(report: &CheckReport, lines: &mut Vec<String>) {
     if let Some(error) = &report.not_recorded {
         line(&format!("what is damaged could not be recorded, so snapshots will not store it again: {error}"));
     }
-    line(if report.lacks_nothing() {
-        "next: `backuptool repair`, which stores elsewhere what is needed of the damaged packs, and then removes them"
+    if report.is_denied {
+        line(
+            "next: run it as the user who owns the repository, or give all of its files to this one: what may not be opened \
+             need not be damaged",
+        );
+    } else if report.lacks_nothing() {
+        line(
+            "next: `backuptool repair`, which stores elsewhere what is needed of the damaged packs, and then removes them",
+        );
+    } else if let Some(next) = documents_remedy(report) {
+        line(&format!("next: {next}"));
     } else {
-        "next: `backuptool repair --from COPY`, with another copy of this repository or any that holds the same files, or \
-         `backuptool repair --from-directory DIR`, with the files as they still are; without either it saves what is whole \
-         in damaged packs; with --dry-run it shows what it would do"
-    });
+        let saves = if report.damaged_packs.is_empty() {
+            ""
+        } else {
+            "without either it saves what is whole in damaged packs; "
+        };
+        line(&format!(
+            "next: `backuptool repair --from COPY`, with another copy of this repository or any that holds the same files, \
+             or `backuptool repair --from-directory DIR`, with the files as they still are; {saves}with --dry-run it shows \
+             what it would do"
+        ));
+    }
     if !report.damaged.is_empty() {
         line("a new snapshot, too, stores again what the source still has");
     }
+}
+
+/// What to do where nothing but refs and labels is damaged, which only another copy of the repository has.
+pub(super) fn documents_remedy(report: &CheckReport) -> Option<String> {
+    if let Some(Error::Damaged { next, .. }) = &report.all_lost {
+        return Some(next.clone());
+    }
+    if !report.damaged.is_empty() || !report.unlistable.is_empty() {
+        return None;
+    }
+    let numbers: Vec<u64> = report.unreadable.iter().map(|(number, _)| *number).collect();
+    Some(match numbers[..] {
+        [] => "run `backuptool repair --from COPY` with another copy of the repository".into(),
+        _ => to_bring_refs(&numbers),
+    })
 }
 
 /// Nothing can be recorded on read-only media, and everybody knows.
@@ -165,24 +243,28 @@ fn is_read_only(error: &Error) -> bool {
 }
 
 /// Snapshots that lack as many paths, together, those that lack most first.
-fn alike(affected: &BTreeMap<u64, u64>) -> Vec<(String, u64)> {
+fn lacking_as_many(affected: &BTreeMap<u64, u64>) -> Vec<(Vec<u64>, u64)> {
     let mut by_paths: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
     for (number, paths) in affected {
         by_paths.entry(*paths).or_default().push(*number);
     }
-    by_paths.into_iter().rev().map(|(paths, numbers)| (number_ranges(&numbers), paths)).collect()
+    by_paths.into_iter().rev().map(|(paths, numbers)| (numbers, paths)).collect()
 }
 
 /// The refs and labels that cannot be read, a line each.
 fn damaged_documents(report: &CheckReport) -> Vec<String> {
-    let line = |error: &Error, text: String| match error {
-        Error::TooNew { .. } => format!("not checked: {error}"),
-        _ => format!("damaged: {text}"),
-    };
-    let refs = report.unreadable.iter().map(|(_number, error)| line(error, error.reason()));
+    let is_newer = |(_, error): &&(u64, Error)| matches!(error, Error::TooNew { .. });
+    let documents = || report.unreadable.iter().chain(&report.damaged_labels);
+    let newer = documents().filter(is_newer).map(|(_, error)| format!("not checked: {error}"));
+    let refs: Vec<_> = report.unreadable.iter().filter(|one| !is_newer(one)).collect();
     // What to do next depends on the file.
-    let labels = report.damaged_labels.iter().map(|(_number, error)| line(error, error.to_string()));
-    refs.chain(labels).collect()
+    let labels = report.damaged_labels.iter().filter(|one| !is_newer(one)).map(|(_, error)| match error {
+        Error::Damaged { next, .. } => format!("{}; {next}", error.reason()),
+        _ => error.to_string(),
+    });
+    let all_lost = report.all_lost.iter().map(Error::reason);
+    let damaged = unreadable_refs(&refs, &report.lost, false).into_iter().chain(labels).chain(all_lost);
+    newer.chain(damaged.map(|text| format!("damaged: {text}"))).collect()
 }
 
 fn check_json(report: &CheckReport) -> Value {
@@ -211,7 +293,7 @@ fn check_json(report: &CheckReport) -> Value {
     let (unreadable, damaged_labels) = (numbered(&report.unreadable), numbered(&report.damaged_labels));
     json!({
         "type": "check",
-        "clean": report.is_clean(),
+        "clean": is_clean(report),
         "snapshots": report.snapshots,
         "objects": report.objects,
         "bytes": report.bytes,
@@ -225,6 +307,7 @@ fn check_json(report: &CheckReport) -> Value {
         "unlistable": report.unlistable.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "unreadable": unreadable,
         "damaged_labels": damaged_labels,
+        "all_lost": report.all_lost.as_ref().map(ToString::to_string),
         "whole": report.whole,
         "affected": affected,
         "not_remembered": report.not_remembered.as_ref().map(ToString::to_string),

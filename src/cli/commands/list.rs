@@ -11,6 +11,7 @@ use jiff::tz::TimeZone;
 use serde_json::json;
 
 use super::labels::{labels_json, tags_text};
+use super::unreadable_refs;
 use crate::cli::args::Global;
 use crate::cli::output::{local_time, note, print, size, text_of, with_bytes};
 use crate::cli::{environment, exit};
@@ -26,8 +27,8 @@ pub(super) fn list(global: &Global) -> Result<ExitCode> {
     Ok(exit::done(problems.is_empty()))
 }
 
-/// What is shown, and what is wrong.
-type Shown = (String, Vec<Error>);
+/// What is shown, and what is wrong, a line each.
+type Shown = (String, Vec<String>);
 
 /// A line of JSON for each snapshot.
 fn lines(repo: &Repository, threads: NonZero<usize>) -> Result<Shown> {
@@ -56,17 +57,25 @@ fn lines(repo: &Repository, threads: NonZero<usize>) -> Result<Shown> {
         let line = with_bytes(line, "user", &snapshot.user);
         (with_bytes(line, "source", &snapshot.source).to_string(), labels.err())
     };
-    let ListReport { snapshots, unreadable } = list::list(repo, threads, show)?;
+    let ListReport { snapshots, unreadable, lost, all_lost } = list::list(repo, threads, show)?;
     let (mut lines, damaged): (Vec<_>, Vec<_>) = snapshots.into_iter().unzip();
     let line = |(number, error): &(u64, Error)| {
         json!({"type": "unreadable", "snapshot": number, "error": error.to_string()}).to_string()
     };
     lines.extend(unreadable.iter().map(line));
-    Ok((text_of(&lines), problems(unreadable, damaged)))
+    Ok((text_of(&lines), problems(&unreadable, &lost, all_lost, damaged)))
 }
 
-fn problems(unreadable: Vec<(u64, Error)>, labels: Vec<Option<Error>>) -> Vec<Error> {
-    unreadable.into_iter().map(|(_, error)| error).chain(labels.into_iter().flatten()).collect()
+fn problems(
+    unreadable: &[(u64, Error)],
+    lost: &[u64],
+    all_lost: Option<Error>,
+    labels: Vec<Option<Error>>,
+) -> Vec<String> {
+    let refs = unreadable_refs(&unreadable.iter().collect::<Vec<_>>(), lost, true);
+    refs.into_iter()
+        .chain(all_lost.into_iter().chain(labels.into_iter().flatten()).map(|error| error.to_string()))
+        .collect()
 }
 
 /// A line of the table.
@@ -80,7 +89,7 @@ struct Row {
 fn table(repo: &Repository, threads: NonZero<usize>) -> Result<Shown> {
     let zone = environment::time_zone();
     let show = |listed: Listed| (row(&listed, &zone), listed.labels.err());
-    let ListReport { snapshots, unreadable } = list::list(repo, threads, show)?;
+    let ListReport { snapshots, unreadable, lost, all_lost } = list::list(repo, threads, show)?;
     let (mut rows, damaged): (Vec<Row>, Vec<_>) = snapshots.into_iter().unzip();
     // What was said about snapshots has its columns where something was.
     let is_labelled = |row: &Row| row.labels.iter().any(|label| !label.is_empty());
@@ -101,7 +110,7 @@ fn table(repo: &Repository, threads: NonZero<usize>) -> Result<Shown> {
             row.facts
         });
     }
-    Ok((text_of(&lines), problems(unreadable, damaged)))
+    Ok((text_of(&lines), problems(&unreadable, &lost, all_lost, damaged)))
 }
 
 fn row(Listed { snapshot, labels }: &Listed, zone: &TimeZone) -> Row {

@@ -14,14 +14,15 @@ use std::num::NonZero;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use backuptool::Result;
+use backuptool::error::number_ranges;
 use backuptool::ops;
 use backuptool::progress::Progress;
 use backuptool::repo::{Session, SharedRepository};
+use backuptool::{Error, Result};
 
 use super::args::{Cli, Command, DEFAULT_REPOSITORY, Global};
 use super::environment;
-use super::output::{print, print_json};
+use super::output::{print, print_json, snapshots};
 use super::progress::TerminalProgress;
 
 /// Runs a command and returns its exit code.
@@ -80,4 +81,39 @@ impl Global {
             (false, true) => Ok(()),
         }
     }
+}
+
+/// So many lost refs are rather one stray file with a high number.
+const MANY_LOST: usize = 1000;
+
+/// Why refs cannot be read, a line each, but only one for all that are `lost`; and what to do next, if that is wanted.
+fn unreadable_refs(unreadable: &[&(u64, Error)], lost: &[u64], with_next: bool) -> Vec<String> {
+    let (lost, others): (Vec<_>, Vec<_>) =
+        unreadable.iter().copied().partition(|(number, _)| lost.binary_search(number).is_ok());
+    let say = |(_, error): &(u64, Error)| -> String { if with_next { error.to_string() } else { error.reason() } };
+    if lost.len() < 2 {
+        return unreadable.iter().map(|one| say(one)).collect();
+    }
+    let numbers: Vec<u64> = lost.iter().map(|(number, _)| *number).collect();
+    let mut line = format!(
+        "the refs of {} are lost: there are none, and nothing says that the snapshots were removed",
+        snapshots(&numbers)
+    );
+    if with_next {
+        line.push_str(&format!("; {}", to_bring_refs(&numbers)));
+    }
+    if lost.len() > MANY_LOST {
+        line.push_str("; or is the file in `snapshots` with the highest number not one of this repository?");
+    }
+    others.into_iter().map(say).chain([line]).collect()
+}
+
+/// What to do where the refs of these snapshots are damaged or lost.
+fn to_bring_refs(numbers: &[u64]) -> String {
+    let named = number_ranges(numbers).replace(", ", ",");
+    format!(
+        "run `backuptool repair --from COPY` with another copy of the repository; if there is none, \
+         `backuptool prune --snapshot={named}` gives up {}",
+        snapshots(numbers)
+    )
 }

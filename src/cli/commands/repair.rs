@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use backuptool::error::number_ranges;
 use backuptool::object::{ObjectId, display_bytes, display_path};
 use backuptool::ops;
 use backuptool::ops::repair::{self, Brought, RepairOptions, RepairPlan, Whence};
@@ -15,7 +14,7 @@ use serde_json::{Value, json};
 use super::check;
 use crate::cli::args::{Global, Repair};
 use crate::cli::exit;
-use crate::cli::output::{count, note, print, print_json, size, text_of};
+use crate::cli::output::{count, note, print, print_json, size, snapshots, text_of};
 
 pub(super) fn repair(global: &Global, args: &Repair) -> Result<ExitCode> {
     let progress = global.progress("repairing");
@@ -35,7 +34,7 @@ pub(super) fn repair(global: &Global, args: &Repair) -> Result<ExitCode> {
         return Ok(exit::checked(is_whole));
     }
     if !plan.remove.is_empty() {
-        note(&format!("backuptool: removing what cannot be made whole: snapshot {}", number_ranges(&plan.remove)));
+        note(&format!("backuptool: removing what cannot be made whole: {}", snapshots(&plan.remove)));
     }
     let text = format!("{}{}", done_text(&plan), remaining_text(&plan, args));
     let report = repair::execute(plan, WriterOptions::default(), &session)?;
@@ -100,7 +99,7 @@ fn plan_text(plan: &RepairPlan) -> String {
         line(format!("would bring back the labels of snapshot {number} as they are in {}", display_path(from)));
     }
     if !plan.remove.is_empty() {
-        line(format!("would remove snapshot {}", number_ranges(&plan.remove)));
+        line(format!("would remove {}", snapshots(&plan.remove)));
     }
     for id in &plan.superseded_loose {
         line(format!("would remove the damaged file of object {id}"));
@@ -146,7 +145,7 @@ fn done_text(plan: &RepairPlan) -> String {
     }
     if !plan.refs.is_empty() {
         let numbers: Vec<u64> = plan.refs.iter().map(|brought| brought.number).collect();
-        line(format!("brought back the refs of snapshot {}", number_ranges(&numbers)));
+        line(format!("brought back the refs of {}", snapshots(&numbers)));
     }
     if let Some(number) = plan.pruned {
         line(format!("noted that there was a snapshot {number}, which a copy has removed"));
@@ -155,7 +154,7 @@ fn done_text(plan: &RepairPlan) -> String {
         line(format!("brought back the labels of snapshot {number} as they are in {}", display_path(from)));
     }
     if !plan.remove.is_empty() {
-        line(format!("removed snapshot {}", number_ranges(&plan.remove)));
+        line(format!("removed {}", snapshots(&plan.remove)));
     }
     if !plan.superseded_loose.is_empty() {
         line(format!("removed {} of loose objects", count(plan.superseded_loose.len() as u64, "damaged file")));
@@ -174,11 +173,26 @@ fn remaining_text(plan: &RepairPlan, args: &Repair) -> String {
     let mut lines = Vec::new();
     check::damage(&plan.remaining, &mut lines);
     let mut line = |line: String| lines.push(line);
-    if !plan.not_here.is_empty() {
+    for copy in &plan.strayed {
         line(format!(
-            "note: a copy of this repository has snapshot {}, of which there is no trace here; if its ref was lost, copy \
-             snapshots/N.json from there and repair again",
-            number_ranges(&plan.not_here)
+            "note: {} was a copy of this repository and has another snapshot under the same number by now, so no refs and \
+             labels are taken from it; what of its snapshots is wanted here is to be restored from there",
+            display_path(copy)
+        ));
+    }
+    let (removed, new): (Vec<u64>, Vec<u64>) = plan.not_here.iter().partition(|number| **number <= plan.removed_up_to);
+    if !removed.is_empty() {
+        line(format!(
+            "note: a copy still has {}, which a prune has probably removed here; only if not, copy snapshots/N.json from \
+             there and repair again",
+            snapshots(&removed)
+        ));
+    }
+    if !new.is_empty() {
+        line(format!(
+            "note: a copy has {}, of which there is no trace here; if that was taken here, copy snapshots/N.json from there \
+             and repair again",
+            snapshots(&new)
         ));
     }
     if plan.remaining.is_clean() {
@@ -190,11 +204,13 @@ fn remaining_text(plan: &RepairPlan, args: &Repair) -> String {
     line(if damaged.is_empty() {
         "damage is left; every snapshot whose ref can be read can be restored completely".into()
     } else {
-        format!("damage is left; what cannot be restored completely: snapshot {}", number_ranges(&damaged))
+        format!("damage is left; what cannot be restored completely: {}", snapshots(&damaged))
     });
     let is_newer = plan.remaining.unreadable.iter().any(|(_, error)| matches!(error, Error::TooNew { .. }));
     line(if is_newer {
         "next: use a newer version of backuptool".into()
+    } else if let Some(next) = check::documents_remedy(&plan.remaining) {
+        format!("next: {next}")
     } else if args.from.is_empty() {
         "next: `backuptool repair --from COPY`, with another copy of this repository; or `--from-directory DIR`, with the \
          files as they still are"
@@ -238,6 +254,7 @@ fn plan_json(plan: &RepairPlan) -> Value {
         "snapshots_removed": plan.remove,
         "index_rewritten": plan.index_is_wrong,
         "not_here": plan.not_here,
+        "strayed": plan.strayed.iter().map(|path| display_path(path)).collect::<Vec<_>>(),
         "whole": remaining.is_clean(),
         "damaged_snapshots": plan.damaged_snapshots,
         "damaged": remaining.damaged.iter().map(damaged).collect::<Vec<_>>(),

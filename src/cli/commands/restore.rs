@@ -5,7 +5,6 @@ use std::process::ExitCode;
 
 use backuptool::Result;
 use backuptool::object::display_path;
-use backuptool::ops::address::{self, Address};
 use backuptool::ops::restore::{self, RestoreOptions};
 use serde_json::json;
 
@@ -16,11 +15,14 @@ use crate::cli::{environment, exit};
 pub(super) fn restore(global: &Global, args: &Restore) -> Result<ExitCode> {
     let progress = global.progress("restoring");
     let session = global.session("restore", &progress);
-    let paths = args.paths.iter().map(|path| address::parse_path(path)).collect::<Result<Vec<_>>>()?;
     let repo = global.open(&session)?;
-    let address = Address::resolve(&repo, &args.snapshot_number)?;
     let output = environment::absolute(&args.output_directory)?;
-    let options = RestoreOptions { address: &address, output: &output, paths: &paths, threads: global.threads() };
+    let options = RestoreOptions {
+        address: &args.snapshot_number,
+        output: &output,
+        paths: &args.paths,
+        threads: global.threads(),
+    };
     let report = restore::restore(&repo, &options, &progress);
     progress.finish();
     let report = report?;

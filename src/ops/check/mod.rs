@@ -80,8 +80,14 @@ pub struct CheckReport {
     pub not_remembered: Option<Error>,
     /// Directories of objects that cannot be listed; what is in them is missing.
     pub unlistable: Vec<Error>,
+    /// Whether a pack may not be opened by this process: it need not be damaged.
+    pub is_denied: bool,
     /// Snapshots whose ref cannot be read or is wrong, and why.
     pub unreadable: Vec<(u64, Error)>,
+    /// Those of them whose refs are lost, ascending.
+    pub lost: Vec<u64>,
+    /// What is wrong if all refs are lost, and it is sure that there were some.
+    pub all_lost: Option<Error>,
     /// Snapshots whose labels cannot be read, and why. They restore all the same.
     pub damaged_labels: Vec<(u64, Error)>,
     /// The numbers of the snapshots that restore wholly.
@@ -104,6 +110,7 @@ impl CheckReport {
             && self.unreadable.is_empty()
             && self.unlistable.is_empty()
             && self.damaged_labels.is_empty()
+            && self.all_lost.is_none()
     }
 }
 
@@ -162,6 +169,8 @@ pub fn check(repo: &SharedRepository, options: &CheckOptions, session: &Session<
     let graph = threads.install(|| walk_all(repo, &contents, &listing.snapshots))?;
     let mut report = judge(repo, &graph, &contents, listing)?;
     report.damaged_labels = damaged_labels(repo, &refs)?;
+    report.all_lost = repo.all_lost()?;
+    report.lost.clone_from(&refs.lost);
     // What an interruption kept from being read is among the damaged now: that is no report, and is not recorded.
     repo.go_on()?;
     report.packs = contents.packs;
@@ -180,6 +189,7 @@ pub fn check(repo: &SharedRepository, options: &CheckOptions, session: &Session<
     let noted = repo.change_damaged(session, |noted| noted.replace(&damaged_before, &found));
     report.record_is_doubtful = noted.as_ref().map_or(damaged_before.is_doubtful, |noted| noted.is_doubtful);
     report.not_recorded = noted.err().or(forgotten.err());
+    report.is_denied = contents.damaged_packs.iter().any(|(pack, _)| repo.denied(*pack).is_some());
     report.damaged_packs = contents.damaged_packs;
     let listed: HashSet<PackName> = repo.packs()?.list().into_iter().map(|(pack, _)| pack).collect();
     let remembered = repo.change_verified(session, |verified, noted| {

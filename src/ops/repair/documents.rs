@@ -38,6 +38,8 @@ pub struct Brought<T> {
 pub(super) struct Documents {
     /// The snapshots that there are then.
     pub(super) listing: SnapshotListing,
+    /// Those of them whose refs stay lost, ascending.
+    pub(super) lost: Vec<u64>,
     /// Whether there are objects here and no trace of any snapshot.
     pub(super) all_lost: bool,
     /// Ascending.
@@ -47,6 +49,8 @@ pub(super) struct Documents {
     pub(super) damaged_labels: Vec<(u64, Error)>,
     /// Snapshots that a copy has, and of which there is no trace here.
     pub(super) not_here: Vec<u64>,
+    /// Copies that went their own way, from which neither refs nor labels come.
+    pub(super) strayed: Vec<PathBuf>,
     /// The highest number of a snapshot that was removed, as far as the copies say, if that is to be noted here.
     pub(super) pruned: Option<u64>,
 }
@@ -64,6 +68,7 @@ impl Documents {
         let mut not_here = BTreeSet::new();
         for copy in of_same_id {
             if !found.agrees_with(repo, &known, copy) {
+                found.strayed.push(copy.backend().describe(""));
                 continue;
             }
             copies.push(copy);
@@ -92,6 +97,8 @@ impl Documents {
         let brought: BTreeSet<u64> = found.refs.iter().map(|brought| brought.number).collect();
         found.not_here = not_here.difference(&brought).copied().collect();
         found.all_lost = all_lost;
+        found.lost = found.listing.unreadable.iter().map(|(number, _)| *number).collect();
+        found.lost.retain(|number| known.lost.binary_search(number).is_ok());
         found.pruned = removed.into_iter().filter(|number| found.is_to_note(*number, &known, all_lost)).max();
         known.snapshots.extend(brought);
         known.snapshots.sort_unstable();
@@ -181,6 +188,7 @@ impl Documents {
     pub(super) fn leave_out(&mut self, repo: &Repository, numbers: &[u64]) -> Result<SnapshotListing> {
         self.refuse_pinned(repo, numbers)?;
         let stays = |number: u64| numbers.binary_search(&number).is_err();
+        self.lost.retain(|number| stays(*number));
         self.labels.retain(|labels| stays(labels.number));
         self.damaged_labels.retain(|(number, _)| stays(*number));
         let mut listing = mem::take(&mut self.listing);

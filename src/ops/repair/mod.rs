@@ -111,6 +111,11 @@ pub struct RepairPlan {
     /// Snapshots of which a copy of this repository has the ref, and this one no trace: they were never here, were removed,
     /// or their refs were lost.
     pub not_here: Vec<u64>,
+    /// The highest number of a snapshot that is known to be removed here; 0 if there is none.
+    pub removed_up_to: u64,
+    /// Copies of this repository that have another ref under a number that both have: neither refs nor labels come from
+    /// them.
+    pub strayed: Vec<PathBuf>,
     /// What `check` would find then.
     pub remaining: CheckReport,
     repo: SharedRepository,
@@ -178,7 +183,9 @@ pub fn plan(
     let RepairOptions { copies, directory, remove_damaged_snapshots } = options;
     refuse_itself(&*backend, &copies)?;
     // Before it is known whether it is needed: a name that is mistyped should not be found out on the day on which it is.
-    directory.map(SourceDir::open).transpose()?;
+    directory.map(SourceDir::open).transpose().map_err(|error| {
+        Error::refused("repair", error.to_string(), "name a directory that you may read; nothing was changed")
+    })?;
     let (mut repo, config) = config::open(Arc::clone(&backend), &copies, session)?;
     refuse_other_hash(&repo, &copies)?;
     let pool = parallel::pool(threads)?;
@@ -232,6 +239,8 @@ pub fn plan(
     let remaining = CheckReport {
         unlistable: loose.unreadable,
         damaged_labels: brought.damaged_labels,
+        lost: brought.lost,
+        all_lost: if brought.refs.is_empty() && brought.pruned.is_none() { repo.all_lost()? } else { None },
         ..verdict.remaining(listing, &staying, &untouchable, kept_loose)?
     };
     repo.go_on()?;
@@ -249,6 +258,8 @@ pub fn plan(
         index_is_wrong: !repo.packs()?.agree_with_file()?,
         record_is_old: recorded.is_doubtful || recorded.objects != still_damaged.iter().copied().collect(),
         not_here: brought.not_here,
+        removed_up_to: repo.refs()?.pruned.last().copied().unwrap_or(0),
+        strayed: brought.strayed,
         remaining,
         rotten: going.iter().map(|gone| Rotten { name: gone.name(), held: gone.objects().collect() }).collect(),
         config_content: config.map(|config| config.content),

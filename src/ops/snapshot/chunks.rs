@@ -9,9 +9,14 @@
 //!
 //! # Why the cuts are those that would have been found
 //!
-//! A chunk is taken over if it and the one behind it are what they were. The cut between the two was found in the bytes of
-//! the first and the one behind them ([`Chunker::cut`]), and these are what they were. What has no other chunk behind it,
-//! or behind which something has changed, is cut anew.
+//! A chunk is taken over if it and the chunk behind it are what they were ([`Part::taken_over`]; likewise
+//! [`PastChunks::run`]). The cut between the two was found in the bytes of the first and the one byte behind it
+//! ([`Chunker::cut`]), and these are what they were. What has no other chunk behind it, or behind which something has
+//! changed, is cut anew.
+//!
+//! That takes for granted that the old list was made by the same chunker, of one state of the file. A file that changed
+//! while it was read (which its snapshot says) may have a cut elsewhere, and keep it. That costs nothing but a chunk that
+//! others do not have: each is stored as it was read.
 
 use std::collections::VecDeque;
 use std::iter;

@@ -101,6 +101,7 @@ pub fn snapshot(
     let handles = parallel::Handles::for_threads(options.threads);
     let threads = parallel::pool(options.threads)?;
     let walk = Walk::begin(options.source, repository, options.one_file_system, handles, Some(&threads))?;
+    repo.refuse_denied("store what is not stored yet")?;
     let writer = repo.writer(session, options.writing)?;
     let mut notes = PathCollector::new(options.source, session.progress);
     let top = walk.top()?;
@@ -108,6 +109,9 @@ pub fn snapshot(
     let path = options.source.as_os_str().as_bytes().to_vec();
     let source = SourceId { host: host.clone(), path: path.clone(), top: (top.device(), top.inode()) };
     let last = if options.detection.rescan { None } else { writer.last_seen(&source)? };
+    if last.is_none() {
+        refuse_where_all_are_lost(repo, options.source)?;
+    }
     let seen = writer.seen(&source, start, options.detection.ignore_ctime, last.as_ref());
     let mut history = History { compare: Compare::begin(last, options.detection), seen };
     let Assembled { tree, counts, special, unchanged } =
@@ -145,6 +149,19 @@ fn refuse_repository_as_source(source: &Path, repository: Option<Identity>) -> R
         ));
     }
     Ok(())
+}
+
+/// Refuses to begin anew with number 1 where all refs are lost: then nothing would show that any are missing, and the next
+/// prune would remove what they need.
+fn refuse_where_all_are_lost(repo: &Repository, source: &Path) -> Result<()> {
+    match repo.all_lost()? {
+        Some(Error::Damaged { path, reason, next }) => Err(Error::refused(
+            format!("take a snapshot of {}", display_path(source)),
+            format!("{} is damaged: {reason}", display_path(&path)),
+            next,
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Refuses a snapshot of nothing: of a source that could not be read at all, and of one that is empty where its last

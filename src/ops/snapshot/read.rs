@@ -303,7 +303,7 @@ impl Buffer {
         Self { memory, start: room, filled: room, spare: mem::take(&mut self.spare), ..*self }
     }
 
-    /// The length of the file, as far as it is read.
+    /// Where the file ends: what is in memory, and what is still to be read behind it.
     fn end(&self) -> u64 {
         self.offset + self.bytes().len() as u64 + self.left
     }

@@ -161,10 +161,17 @@ impl Tag {
 }
 
 impl Repository {
-    /// Removes what was written down of snapshots that are gone: nobody will use it again.
+    /// Whether something was written down here of a snapshot: then there has been one. What has come from another
+    /// repository, or with a copy of this one, proves nothing.
+    pub(in crate::repo) fn has_seen_some(&self) -> Result<bool> {
+        Ok(seen_files(self.backend())?.into_iter().any(|(of, tree)| SeenReader::is_of(self, of, tree)))
+    }
+
+    /// Removes what was written down of snapshots that are gone: nobody will use it again. Not where all are lost, which
+    /// nothing else would show.
     pub(in crate::repo) fn sweep_seen(&self) -> Result<()> {
         let files = seen_files(self.backend())?;
-        if files.is_empty() {
+        if files.is_empty() || self.refs()?.has_no_trace() {
             return Ok(());
         }
         let trees: HashSet<TreeId> = self.snapshots()?.snapshots.into_iter().map(|snapshot| snapshot.tree).collect();

@@ -10,6 +10,7 @@ use super::{FOOTER, FileMark, LONG_AGO, MAGIC, Moment, Seen, Settled, SourceId, 
 use crate::error::Result;
 use crate::object::{BlobId, Content, HashAlgorithm, ID_LEN, ListId, Name, ObjectId, TreeId};
 use crate::repo::Repository;
+use crate::store::layout::SourceKey;
 use crate::store::{StoredFile, codec, layout};
 
 /// What the last snapshot of a source saw, record by record. It ends early where the file is damaged.
@@ -71,6 +72,12 @@ impl Repository {
 }
 
 impl SeenReader {
+    /// Whether a file, of whatever source, was written where the repository is now.
+    pub(super) fn is_of(repo: &Repository, of: SourceKey, tree: TreeId) -> bool {
+        let file = repo.backend().open(&layout::seen_path(of, tree)).ok();
+        file.and_then(|file| Self::open_any(file, repo.hash(), tree, repo.place())).is_some()
+    }
+
     /// Opens a file, if it is whole as far as its beginning and its end tell, of this source, and was written where the
     /// repository is now.
     fn open(
@@ -80,6 +87,19 @@ impl SeenReader {
         source: &SourceId,
         place: Moment,
     ) -> Option<Self> {
+        let (mut reader, of) = Self::open_any(file, hash, tree, place)?;
+        reader.is_own = (&of.host, &of.path) == (&source.host, &source.path);
+        reader.is_same_top = of.top == source.top;
+        (of.host == source.host && (reader.is_own || reader.is_same_top)).then_some(reader)
+    }
+
+    /// The same for any source, and which that is.
+    fn open_any(
+        file: Box<dyn StoredFile>,
+        hash: HashAlgorithm,
+        tree: TreeId,
+        place: Moment,
+    ) -> Option<(Self, SourceId)> {
         let end = file.length().checked_sub(FOOTER as u64)?;
         let mut footer = [0; FOOTER];
         if file.read_at(end, &mut footer).ok()? != FOOTER || footer[..8] != MAGIC {
@@ -122,12 +142,9 @@ impl SeenReader {
         reader.settled.before = head.i64()?;
         let top = (head.u64()?, head.u64()?);
         let is_here = (head.i64()?, head.i64()?) == place;
-        let (host, path) = (head.bytes()?, head.bytes()?);
-        reader.is_own = (host, path) == (&source.host, &source.path);
-        reader.is_same_top = top == source.top;
-        let is_same = host == source.host && (reader.is_own || reader.is_same_top);
+        let (host, path) = (head.bytes()?.to_vec(), head.bytes()?.to_vec());
         reader.at = reader.block.rest.len();
-        (is_same && is_here).then_some(reader)
+        is_here.then_some((reader, SourceId { host, path, top }))
     }
 
     pub(super) fn settled(&self) -> Settled {
