@@ -530,6 +530,10 @@ fn a_list_of_the_greatest_depth_is_restored() {
     }
     let root = forge.tree(&chunks("\"d\"", list.1, list.0, 8));
     forge.snapshot(1, root, list.1);
+    // A prune knows what it needs, whatever the depth.
+    let other = forge.tree(&forge.good("x"));
+    forge.snapshot(2, other, "the content of x".len() as u64);
+    assert!(!prune(forge.memory.clone(), &[2]).unwrap().removed.is_empty());
     assert_eq!(restored(forge.memory.clone(), 1).unwrap(), Model::default().file("d", b"hello".repeat(256)));
     assert!(check(forge.memory).unwrap().is_clean());
 }

@@ -162,6 +162,21 @@ fn of_what_the_index_hides_a_prune_keeps_the_copy_that_is_whole() {
     }
 }
 
+/// Each blob of the snapshot that stays has one copy alone, in a pack of nothing else: there is nothing to be written anew.
+#[test]
+fn what_the_index_hides_is_not_dead_where_it_stands() {
+    for hidden in 1..5 {
+        let memory = indexed(&[files(1..4), files(1..5)]);
+        let blobs = || packs(&memory).into_iter().filter(|pack| pack.kind == PackKind::Blobs);
+        let before: Vec<PackName> = blobs().collect();
+        hide(&memory, HashAlgorithm::Blake3.hash(&file(hidden)));
+        prune(memory.clone(), &[1]).unwrap();
+        assert_eq!(blobs().collect::<Vec<_>>(), before, "{hidden}");
+        assert_eq!(restored(memory.clone(), 2).unwrap().differences(&files(1..5)), [] as [String; 0], "{hidden}");
+        assert!(check(memory).unwrap().is_clean());
+    }
+}
+
 /// What cannot be looked up says nothing of the tree that refers to it.
 #[test]
 fn an_error_while_it_looks_again_is_no_damage() {

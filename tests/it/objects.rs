@@ -523,6 +523,10 @@ fn a_damaged_ref_is_named_and_hides_no_other() {
     world.ok(["prune", "-r", "repo", "--snapshot=1"]);
     assert_eq!(world.numbers(), [2]);
     world.clean();
+    // The newest one does not hinder the next.
+    overwrite(&world.path("repo/snapshots/2.json"), b"");
+    world.ok(["snapshot", "-r", "repo", "src"]);
+    assert!(world.restored(3) == read_tree(&world.path("src")));
 }
 
 #[test]

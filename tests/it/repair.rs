@@ -1042,6 +1042,35 @@ fn a_damaged_pack_stays_if_the_other_copies_went_while_nothing_was_locked() {
     assert!(stayed > 0, "no copy went");
 }
 
+/// The same for a pack that says nothing of what was in it, when anything that came in its place goes.
+#[test]
+fn a_pack_of_which_nothing_is_known_stays_if_what_came_went_while_nothing_was_locked() {
+    let bed = Bed::new();
+    let copies = [World::new(MemoryBackend::new()).with_written(&bed.sources.each_ref(), LOOSE).memory];
+    let repairing = Repairing { copies: &copies, ..Repairing::default() };
+    for path in bed.files().into_iter().filter(|path| path.contains("blobs")) {
+        let base = bed.copy();
+        base.set_contents(&path, b"nothing".to_vec()).unwrap();
+        let before: BTreeSet<String> = base.paths().into_iter().collect();
+        let (below, came) = (base.clone(), Arc::new(AtomicU64::new(0)));
+        let count = Arc::clone(&came);
+        let hooked = FaultBackend::hooked(base.clone(), move |operation, path| {
+            if operation == "try_lock" && path == layout::LOCK && count.fetch_add(1, Ordering::Relaxed) == 1 {
+                let brought = object_files(&below).into_iter().find(|path| !before.contains(path)).unwrap();
+                below.remove(&brought).unwrap();
+            }
+            Ok(())
+        });
+        let report = repair_with(hooked, repairing, LOOSE).unwrap();
+        assert_eq!(came.load(Ordering::Relaxed), 2);
+        assert!(report.not_done.iter().any(|what| what.contains(&path)), "{report:?}");
+        assert_eq!(base.contents(&path).unwrap(), b"nothing");
+        repair_with(base.clone(), repairing, LOOSE).unwrap();
+        assert!(check(base.clone()).unwrap().is_clean());
+        bed.assert_all_restore(&path, &base);
+    }
+}
+
 /// The steps of a snapshot before each of which a repair does all of its work, or as much as the lock lets it.
 #[test]
 fn a_repair_may_come_in_the_middle_of_a_snapshot() {

@@ -23,7 +23,8 @@ use crate::support::cli::{self, overwrite, write};
 use crate::support::fault::{FaultBackend, Plan};
 use crate::support::model::{Model, Source, noise};
 use crate::support::repos::{
-    PACKED, check, newer, open, pack_with, prune, read_back, sealed, session, take, take_labelled, take_with,
+    PACKED, check, newer, open, pack_with, prune, put_object, read_back, sealed, session, take, take_labelled,
+    take_with,
 };
 use crate::support::sweep::{Expect, Sweep, World};
 
@@ -552,6 +553,35 @@ fn packs_that_are_folded_after_the_plan_are_marked_as_they_stand_then() {
         }
         assert!(check(world.memory).unwrap().is_clean());
     }
+}
+
+/// What is loose is needed by its name, wherever the copies stand by then that the plan has marked.
+#[test]
+fn a_loose_copy_stays_if_the_packed_one_was_folded_after_the_plan_and_is_damaged() {
+    let content = |number| noise(number, 3000);
+    let source = |number| Source::new(Model::default().file("shared", content(0)).file("own", content(number)));
+    let sources: Vec<Source> = (1..=12).map(source).collect();
+    let world = World::new(MemoryBackend::new()).with_written(&sources.iter().collect::<Vec<_>>(), PACKED);
+    let shared = put_object(&world.memory, &content(0));
+    // No pack is written anew.
+    let options = PruneOptions { max_dead: 100, ..PruneOptions::numbers(&[1]) };
+    let report = between(&world, &options, &[1], |memory| {
+        assert!(pack_with(memory.clone(), PACKED).unwrap().folded > 0);
+        let needle = &content(0)[1000..1064];
+        let damaged = memory.paths().into_iter().filter(|path| path.starts_with(layout::PACKS)).find_map(|path| {
+            let mut bytes = memory.contents(&path).unwrap();
+            let at = bytes.windows(needle.len()).position(|window| window == needle)?;
+            bytes[at] ^= 1;
+            Some((path, bytes))
+        });
+        let (path, bytes) = damaged.unwrap();
+        memory.set_contents(&path, bytes).unwrap();
+        // Folding has removed it, and somebody has stored it again since.
+        put_object(memory, &content(0));
+    });
+    assert_eq!(report.unwrap().removed, [1]);
+    assert!(world.memory.contents(&layout::object_path(shared)).is_some());
+    assert!(!check(world.memory).unwrap().damaged.contains_key(&shared));
 }
 
 #[test]
